@@ -1,0 +1,217 @@
+//! The configuration: [`Settings`] is what the rest of the program works with, checked and
+//! complete.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that can be set, after all checks.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `[gateway]`
+    pub gateway: Gateway,
+    /// `[devices]`
+    pub devices: Devices,
+    /// `[mqtt]`
+    pub mqtt: Mqtt,
+    /// `[spool]`
+    pub spool: SpoolSettings,
+    /// `[dashboard]`
+    pub dashboard: Dashboard,
+    /// `[log]`
+    pub log: Log,
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// Its name in topics and payloads.
+    pub id: String,
+    /// Where the spool lives.
+    pub data_dir: PathBuf,
+}
+
+/// `[devices]`
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// Where devices connect.
+    pub listen: SocketAddr,
+    /// How they prove who they are.
+    pub auth: Auth,
+    /// The registry file.
+    pub registry: PathBuf,
+    /// Origins that browsers may come from, compared exactly.
+    pub allowed_origins: Vec<String>,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Connections at a time from one address.
+    pub max_connections_per_address: usize,
+    /// From the TCP connection to HELLO.
+    pub hello_timeout: Duration,
+    /// How often the gateway pings.
+    pub heartbeat_interval: Duration,
+    /// How long after a ping a device may stay silent.
+    pub heartbeat_timeout: Duration,
+    /// Unsettled batches per device.
+    pub window: u32,
+    /// Largest message in bytes.
+    pub max_frame: usize,
+    /// Most records in a pack.
+    pub max_records: usize,
+    /// Per device; over it, reading slows down.
+    pub rate: Rate,
+    /// Memory for unsettled batches of all devices, in bytes.
+    pub max_unsettled: usize,
+    /// `[devices.tls]`
+    pub tls: Option<Tls>,
+}
+
+/// How devices prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Auth {
+    /// A bearer token of the registry.
+    Token,
+    /// A client certificate whose CN or a DNS SAN is the device id.
+    Mtls,
+    /// Not at all: loopback only.
+    None,
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Batches per second.
+    pub batches_per_second: f64,
+    /// How many may come at once.
+    pub burst: f64,
+}
+
+/// A server's certificate.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// PEM file: the chain, the server's own first.
+    pub cert: PathBuf,
+    /// PEM file: its private key.
+    pub key: PathBuf,
+    /// PEM file: who signs client certificates.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `[mqtt]`
+#[derive(Debug, Clone)]
+pub struct Mqtt {
+    /// The broker's host name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether `mqtts://`.
+    pub tls: bool,
+    /// Protocol version.
+    pub version: MqttVersion,
+    /// What every topic begins with, `{gateway}` filled in.
+    pub prefix: String,
+    /// How readings are written.
+    pub payload: PayloadFormat,
+    /// QoS of readings: 1 (or 0, for those who choose it).
+    pub max_inflight: u16,
+    /// How long a PUBACK may take before the connection is given up.
+    pub ack_timeout: Duration,
+    /// MQTT keep-alive.
+    pub keep_alive: Duration,
+    /// MQTT client id.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// File that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// PEM file: who signs the broker's certificate (default: the system's roots).
+    pub ca: Option<PathBuf>,
+    /// PEM file: own certificate.
+    pub cert: Option<PathBuf>,
+    /// PEM file: its key.
+    pub key: Option<PathBuf>,
+}
+
+/// MQTT protocol version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// MQTT 3.1.1.
+    V4,
+    /// MQTT 5.
+    V5,
+}
+
+/// How readings are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadFormat {
+    /// Envelope and readings as JSON.
+    Json,
+    /// The resolved pack alone, SenML JSON.
+    SenmlJson,
+    /// The resolved pack alone, SenML CBOR.
+    SenmlCbor,
+    /// One message per reading, the bare value.
+    Value,
+}
+
+/// `[spool]`
+#[derive(Debug, Clone)]
+pub struct SpoolSettings {
+    /// Most bytes on disk.
+    pub max_bytes: u64,
+    /// Oldest batch kept.
+    pub max_age: Duration,
+    /// What happens at the limit.
+    pub when_full: WhenFull,
+    /// The order of the drain.
+    pub drain: Drain,
+    /// Batches per second, 0 for no limit.
+    pub drain_rate: u32,
+}
+
+/// What happens when the spool is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest go, counted and reported.
+    DropOldest,
+    /// Devices are not read from.
+    Block,
+}
+
+/// The order of the drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drain {
+    /// Oldest first; new batches join the tail.
+    InOrder,
+    /// New batches at once, the backlog behind them.
+    LiveFirst,
+}
+
+/// `[dashboard]`
+#[derive(Debug, Clone)]
+pub struct Dashboard {
+    /// Where browsers connect.
+    pub listen: SocketAddr,
+    /// `[dashboard.tls]`
+    pub tls: Option<Tls>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `tracing` filter, for example `info` or `info,tidegate::uplink=debug`.
+    pub level: String,
+    /// Where to.
+    pub target: LogTarget,
+}
+
+/// Where log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The journal when started by systemd, else stderr.
+    Auto,
+    /// The journal.
+    Journal,
+    /// Standard error.
+    Stderr,
+}

@@ -1,0 +1,123 @@
+//! Readings and the batches they travel in.
+
+use compact_str::CompactString;
+
+use super::ids::DeviceId;
+
+/// The value of a reading (RFC 8428 section 4.2).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `v`: a finite number.
+    Number(f64),
+    /// `vs`: text.
+    Text(CompactString),
+    /// `vb`: a boolean.
+    Bool(bool),
+    /// `vd`: bytes.
+    Data(Box<[u8]>),
+}
+
+/// One resolved SenML record (RFC 8428 section 4.6): no base fields, absolute time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// `n` without the device's own id in front: 1 to 64 characters.
+    pub name: CompactString,
+    /// `u`: the unit's code, as RFC 8428 section 12.1 lists them.
+    pub unit: Option<CompactString>,
+    /// The value; absent only where there is a sum.
+    pub value: Option<Value>,
+    /// `s`: the integral of the value over time.
+    pub sum: Option<f64>,
+    /// `t`: Unix time in seconds.
+    pub time: f64,
+    /// `ut`: seconds until the next value of this name at the latest.
+    pub update_time: Option<f64>,
+}
+
+/// One READINGS message of one device, resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Who sent it.
+    pub device: DeviceId,
+    /// Which run of sequence numbers `seq` belongs to. Where the device named none, the gateway
+    /// drew one for the connection, so that `(device, epoch, seq)` stays unique.
+    pub epoch: u64,
+    /// The device's number of this batch within the epoch; `None` is best effort, not acknowledged.
+    pub seq: Option<u64>,
+    /// When the gateway received it: Unix time in seconds.
+    pub received: f64,
+    /// The readings, in chronological order.
+    pub readings: Vec<Reading>,
+}
+
+impl Batch {
+    /// Bytes of memory this batch holds, near enough to bound queues with.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let heap = |text: &CompactString| if text.is_heap_allocated() { text.capacity() } else { 0 };
+        let readings: usize = self
+            .readings
+            .iter()
+            .map(|reading| {
+                let value = match &reading.value {
+                    Some(Value::Text(text)) => heap(text),
+                    Some(Value::Data(data)) => data.len(),
+                    _ => 0,
+                };
+                size_of::<Reading>()
+                    + heap(&reading.name)
+                    + reading.unit.as_ref().map_or(0, heap)
+                    + value
+            })
+            .sum();
+        size_of::<Self>() + readings
+    }
+}
+
+/// Batches that were acknowledged and could not be delivered: promise 1 says they are counted,
+/// logged and published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loss {
+    /// Whose batches; empty where a damaged file no longer says.
+    pub device: Option<DeviceId>,
+    /// Their epoch.
+    pub epoch: u64,
+    /// The first lost sequence number, where known.
+    pub first_seq: Option<u64>,
+    /// The last lost sequence number, where known.
+    pub last_seq: Option<u64>,
+    /// How many readings were in them.
+    pub readings: u64,
+    /// Why.
+    pub reason: LossReason,
+    /// When: Unix time in seconds.
+    pub time: f64,
+    /// What the broker said, for [`LossReason::Refused`].
+    pub detail: Option<String>,
+}
+
+/// Why batches were lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LossReason {
+    /// `spool.max_bytes` was reached with `when_full = "drop-oldest"`.
+    EvictedSize,
+    /// Older than `spool.max_age`.
+    EvictedAge,
+    /// The disk gave back something else than was written.
+    Corrupt,
+    /// The broker refuses this batch for ever (too large, not authorised).
+    Refused,
+}
+
+impl LossReason {
+    /// The word used in metrics and loss records.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::EvictedSize => "evicted-size",
+            Self::EvictedAge => "evicted-age",
+            Self::Corrupt => "corrupt",
+            Self::Refused => "refused",
+        }
+    }
+}

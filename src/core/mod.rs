@@ -1,0 +1,7 @@
+//! The pure part: decides what happens and leaves the doing to the shell.
+//!
+//! Nothing in here knows tokio, files, sockets, the clock or the log. Time and randomness are
+//! arguments, actions are return values, so a test can run a million steps in a second.
+
+pub mod batch;
+pub mod ids;

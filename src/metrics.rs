@@ -1,0 +1,152 @@
+//! Every counter of the gateway in one place; the names are in `docs/protocol.md`'s sibling,
+//! `docs/configuration.md`, and part of what the outside relies on.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// A label `reason`, `code`, `path` or `state` with a value from a closed set.
+macro_rules! label {
+    ($name:ident, $field:ident) => {
+        /// The label of the family it stands in.
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+        pub struct $name {
+            /// From a closed set, so that the number of series is bounded.
+            pub $field: &'static str,
+        }
+    };
+}
+
+label!(Reason, reason);
+label!(Code, code);
+label!(Path, path);
+
+/// The counters. Cloning is not needed: share it in an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Device connections that have said HELLO.
+    pub devices_connected: Gauge,
+    /// READINGS messages, duplicates and rejected ones included.
+    pub batches_received: Counter,
+    /// Readings in accepted batches.
+    pub readings_received: Counter,
+    /// Readings whose batch the broker has acknowledged.
+    pub readings_published: Counter,
+    /// Readings that went through the spool.
+    pub readings_spooled: Counter,
+    /// Acknowledged readings that will never be published, by [`Reason`].
+    pub readings_lost: Family<Reason, Counter>,
+    /// READINGS answered with REJECT, by [`Code`].
+    pub batches_rejected: Family<Code, Counter>,
+    /// Jumps in a device's sequence numbers.
+    pub sequence_gaps: Counter,
+    /// Batches that had been received before.
+    pub duplicates: Counter,
+    /// RESULT messages for commands nobody sent.
+    pub results_unknown: Counter,
+    /// What the spool holds on disk, in bytes.
+    pub spool_bytes: Gauge,
+    /// Batches in the spool.
+    pub spool_batches: Gauge,
+    /// Age of the oldest spooled batch in seconds.
+    pub spool_oldest: Gauge<f64, AtomicU64>,
+    /// Bytes the process has written to files.
+    pub disk_written: Counter,
+    /// 1 while connected to the broker.
+    pub uplink_up: Gauge,
+    /// Messages sent and not yet acknowledged by the broker.
+    pub uplink_inflight: Gauge,
+    /// Connections to the broker after the first.
+    pub uplink_reconnects: Counter,
+    /// From the arrival of a batch to its settlement, by [`Path`].
+    pub ack_seconds: Family<Path, Histogram, fn() -> Histogram>,
+    /// Connections refused before the upgrade, by [`Reason`].
+    pub connections_refused: Family<Reason, Counter>,
+    /// Dashboards connected to the feed.
+    pub viewers: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let histogram: fn() -> Histogram = || {
+            Histogram::new([
+                0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+                10.0, 30.0, 60.0,
+            ])
+        };
+        let mut metrics = Self {
+            registry: Registry::with_prefix("tidegate"),
+            devices_connected: Gauge::default(),
+            batches_received: Counter::default(),
+            readings_received: Counter::default(),
+            readings_published: Counter::default(),
+            readings_spooled: Counter::default(),
+            readings_lost: Family::default(),
+            batches_rejected: Family::default(),
+            sequence_gaps: Counter::default(),
+            duplicates: Counter::default(),
+            results_unknown: Counter::default(),
+            spool_bytes: Gauge::default(),
+            spool_batches: Gauge::default(),
+            spool_oldest: Gauge::default(),
+            disk_written: Counter::default(),
+            uplink_up: Gauge::default(),
+            uplink_inflight: Gauge::default(),
+            uplink_reconnects: Counter::default(),
+            ack_seconds: Family::new_with_constructor(histogram),
+            connections_refused: Family::default(),
+            viewers: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        // The library adds `_total` to counters.
+        r.register("devices_connected", "Devices connected", self.devices_connected.clone());
+        r.register("batches_received", "READINGS messages received", self.batches_received.clone());
+        r.register("readings_received", "Readings accepted", self.readings_received.clone());
+        r.register("readings_published", "Readings acknowledged by the broker", self.readings_published.clone());
+        r.register("readings_spooled", "Readings buffered on disk", self.readings_spooled.clone());
+        r.register("readings_lost", "Acknowledged readings lost", self.readings_lost.clone());
+        r.register("batches_rejected", "READINGS messages rejected", self.batches_rejected.clone());
+        r.register("sequence_gaps", "Jumps in sequence numbers", self.sequence_gaps.clone());
+        r.register("duplicates", "Batches received before", self.duplicates.clone());
+        r.register("results_unknown", "Results of unknown commands", self.results_unknown.clone());
+        r.register("spool_bytes", "Bytes the spool holds on disk", self.spool_bytes.clone());
+        r.register("spool_batches", "Batches in the spool", self.spool_batches.clone());
+        r.register("spool_oldest_seconds", "Age of the oldest spooled batch", self.spool_oldest.clone());
+        r.register("disk_written_bytes", "Bytes written to files", self.disk_written.clone());
+        r.register("uplink_up", "1 while connected to the broker", self.uplink_up.clone());
+        r.register("uplink_inflight", "Messages awaiting PUBACK", self.uplink_inflight.clone());
+        r.register("uplink_reconnects", "Reconnections to the broker", self.uplink_reconnects.clone());
+        r.register("ack_seconds", "From receipt to settlement", self.ack_seconds.clone());
+        r.register("connections_refused", "Connections refused", self.connections_refused.clone());
+        r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());
+    }
+
+    /// The Prometheus text exposition.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
