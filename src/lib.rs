@@ -1,7 +1,7 @@
 //! tidegate: an IoT telemetry gateway.
 
-pub mod core;
 pub mod cli;
 pub mod config;
+pub mod core;
 pub mod metrics;
 pub mod ports;

@@ -85,8 +85,8 @@ impl Metrics {
     pub fn new() -> Self {
         let histogram: fn() -> Histogram = || {
             Histogram::new([
-                0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
-                10.0, 30.0, 60.0,
+                0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+                5.0, 10.0, 30.0, 60.0,
             ])
         };
         let mut metrics = Self {
@@ -122,7 +122,11 @@ impl Metrics {
         r.register("devices_connected", "Devices connected", self.devices_connected.clone());
         r.register("batches_received", "READINGS messages received", self.batches_received.clone());
         r.register("readings_received", "Readings accepted", self.readings_received.clone());
-        r.register("readings_published", "Readings acknowledged by the broker", self.readings_published.clone());
+        r.register(
+            "readings_published",
+            "Readings acknowledged by the broker",
+            self.readings_published.clone(),
+        );
         r.register("readings_spooled", "Readings buffered on disk", self.readings_spooled.clone());
         r.register("readings_lost", "Acknowledged readings lost", self.readings_lost.clone());
         r.register("batches_rejected", "READINGS messages rejected", self.batches_rejected.clone());
@@ -131,11 +135,19 @@ impl Metrics {
         r.register("results_unknown", "Results of unknown commands", self.results_unknown.clone());
         r.register("spool_bytes", "Bytes the spool holds on disk", self.spool_bytes.clone());
         r.register("spool_batches", "Batches in the spool", self.spool_batches.clone());
-        r.register("spool_oldest_seconds", "Age of the oldest spooled batch", self.spool_oldest.clone());
+        r.register(
+            "spool_oldest_seconds",
+            "Age of the oldest spooled batch",
+            self.spool_oldest.clone(),
+        );
         r.register("disk_written_bytes", "Bytes written to files", self.disk_written.clone());
         r.register("uplink_up", "1 while connected to the broker", self.uplink_up.clone());
         r.register("uplink_inflight", "Messages awaiting PUBACK", self.uplink_inflight.clone());
-        r.register("uplink_reconnects", "Reconnections to the broker", self.uplink_reconnects.clone());
+        r.register(
+            "uplink_reconnects",
+            "Reconnections to the broker",
+            self.uplink_reconnects.clone(),
+        );
         r.register("ack_seconds", "From receipt to settlement", self.ack_seconds.clone());
         r.register("connections_refused", "Connections refused", self.connections_refused.clone());
         r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());

@@ -182,7 +182,10 @@ impl Budget {
 
     /// Takes `weight` bytes if they are free now.
     pub fn try_take(&self, weight: usize) -> bool {
-        self.semaphore.try_acquire_many(self.share(weight)).map(|permit| permit.forget()).is_ok()
+        self.semaphore
+            .try_acquire_many(self.share(weight))
+            .map(tokio::sync::SemaphorePermit::forget)
+            .is_ok()
     }
 
     /// Gives back what [`Self::take`] took for the same `weight`.

@@ -112,7 +112,7 @@ pub struct Mqtt {
     pub prefix: String,
     /// How readings are written.
     pub payload: PayloadFormat,
-    /// QoS of readings: 1 (or 0, for those who choose it).
+    /// Messages that may await their PUBACK; the broker's own receive maximum may lower it.
     pub max_inflight: u16,
     /// How long a PUBACK may take before the connection is given up.
     pub ack_timeout: Duration,

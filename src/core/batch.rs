@@ -54,7 +54,8 @@ impl Batch {
     /// Bytes of memory this batch holds, near enough to bound queues with.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let heap = |text: &CompactString| if text.is_heap_allocated() { text.capacity() } else { 0 };
+        let heap =
+            |text: &CompactString| if text.is_heap_allocated() { text.capacity() } else { 0 };
         let readings: usize = self
             .readings
             .iter()

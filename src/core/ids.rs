@@ -26,11 +26,7 @@ impl DeviceId {
         let valid = bytes.len() <= DEVICE_ID_MAX
             && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-        if valid {
-            Ok(Self(id.into()))
-        } else {
-            Err(BadDeviceId(id.chars().take(80).collect()))
-        }
+        if valid { Ok(Self(id.into())) } else { Err(BadDeviceId(id.chars().take(80).collect())) }
     }
 
     /// The id as text.
