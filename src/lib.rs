@@ -1,6 +1,7 @@
 //! tidegate: an IoT telemetry gateway.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod core;
 pub mod metrics;
