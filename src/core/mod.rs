@@ -4,4 +4,5 @@
 //! arguments, actions are return values, so a test can run a million steps in a second.
 
 pub mod batch;
+pub mod delivery;
 pub mod ids;
