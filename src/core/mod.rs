@@ -4,5 +4,9 @@
 //! arguments, actions are return values, so a test can run a million steps in a second.
 
 pub mod batch;
+mod cbor;
 pub mod delivery;
+pub mod frame;
 pub mod ids;
+pub mod policy;
+pub mod senml;
