@@ -93,9 +93,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         shared: Shared,
     ) -> Self {
         let opened = spool.opened();
-        let ack = |path| {
-            shared.metrics.ack_seconds.get_or_create_owned(&metrics::Path { path })
-        };
+        let ack = |path| shared.metrics.ack_seconds.get_or_create_owned(&metrics::Path { path });
         let mut engine = Self {
             delivery: Delivery::new(settings, opened.head, opened.tail, opened.progress),
             publisher,
@@ -120,8 +118,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     /// a moment for PUBACKs, spools the rest, and closes the uplink and the spool, all within
     /// `grace`.
     pub async fn run(mut self, grace: Duration) -> Stopped {
-        poll_fn(|cx| self.poll_until(cx, |engine| engine.inbox.is_closed() && engine.inbox.is_empty()))
-            .await;
+        poll_fn(|cx| {
+            self.poll_until(cx, |engine| engine.inbox.is_closed() && engine.inbox.is_empty())
+        })
+        .await;
         let deadline = Instant::now() + grace;
         let last_acks = deadline.min(Instant::now() + LAST_ACKS.min(grace / 4));
         let _ = timeout_at(last_acks, self.settled()).await;
@@ -186,9 +186,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     }
 
     fn set_tick(&mut self, now: f64) {
-        let wait = self.delivery.next_wake(now).map_or(TICK, |seconds| {
-            Duration::try_from_secs_f64(seconds).unwrap_or(TICK).min(TICK)
-        });
+        let wait = self
+            .delivery
+            .next_wake(now)
+            .map_or(TICK, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(TICK).min(TICK));
         let next = Instant::now() + wait;
         // Moving a timer costs more than a wake-up that comes a little early.
         if self.tick.is_elapsed() || next < self.tick.deadline() {
@@ -330,9 +331,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         });
         let (gaps, duplicates) = self.delivery.counts();
         metrics.sequence_gaps.inc_by(gaps - std::mem::replace(&mut self.gaps, gaps));
-        metrics
-            .duplicates
-            .inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
+        metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
     }
 
     /// Promise 1: a loss is counted, logged and published.

@@ -16,9 +16,9 @@ const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
 pub fn start(dir: &Path, broker: u16) -> (Process, u16) {
     let (devices, dashboard) = (free_port(), free_port());
     let config = dir.join("tidegate.toml");
-    let data = dir.join("data");
+    let data = dir.join("data").display().to_string();
     let text = format!(
-        "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
+        "[gateway]\nid = \"bench\"\ndata_dir = \"{data}\"\n\
          [devices]\nlisten = \"127.0.0.1:{devices}\"\nauth = \"none\"\n\
          max_connections = 60000\nmax_connections_per_address = 60000\n\
          rate = {{ batches_per_second = 100000, burst = 100000 }}\n\

@@ -9,6 +9,15 @@
 //! Needs mosquitto. The figures that hold on a noisy machine are CPU seconds of the gateway
 //! process per million readings, and ratios between rows of one run.
 
+#![allow(
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a bench is a program of its own and stops at the first surprise"
+)]
+
 mod broker;
 mod gateway;
 mod idle;
@@ -91,8 +100,7 @@ fn main() {
         rate,
         seconds: args.seconds,
     };
-    let loads =
-        [load("window 32", 32, 0), load("window 1", 1, 0), load("2 000/s", 32, 2_000)];
+    let loads = [load("window 32", 32, 0), load("window 1", 1, 0), load("2 000/s", 32, 2_000)];
     let wanted = |who: &str| args.only.as_deref().is_none_or(|only| only == who);
     println!(
         "{:<10} {:<22} {:>11} {:>9} {:>9} {:>8} {:>8} {:>9}",
@@ -105,8 +113,7 @@ fn main() {
                 if !wanted(who) {
                     continue;
                 }
-                let figures =
-                    if who == "tidegate" { gateway::run(load) } else { peer::run(load) };
+                let figures = if who == "tidegate" { gateway::run(load) } else { peer::run(load) };
                 match rows.iter_mut().find(|(name, _)| *name == who) {
                     Some((_, all)) => all.push(figures),
                     None => rows.push((who, vec![figures])),

@@ -38,10 +38,8 @@ pub fn run(load: Load) -> Figures {
     await_port(port);
     std::thread::sleep(Duration::from_secs(1));
     let before = edge.cpu_seconds();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let started = Instant::now();
     let (acked, latency) = runtime.block_on(devices(load, port));
     let seconds = started.elapsed().as_secs_f64();
@@ -59,8 +57,8 @@ pub fn run(load: Load) -> Figures {
 
 async fn devices(load: Load, port: u16) -> (u64, Histogram<u64>) {
     let end = Instant::now() + Duration::from_secs(load.seconds);
-    let interval = (load.rate > 0)
-        .then(|| Duration::from_secs_f64(load.devices as f64 / load.rate as f64));
+    let interval =
+        (load.rate > 0).then(|| Duration::from_secs_f64(load.devices as f64 / load.rate as f64));
     let tasks: Vec<_> = (0..load.devices)
         .map(|n| tokio::spawn(device(n, port, load.window, interval, end)))
         .collect();

@@ -95,7 +95,7 @@ impl Caution {
 
     /// Seconds until [`Self::limit`] may change by itself.
     pub(super) fn wait(&self, now: f64) -> Option<f64> {
-        (self.careful && now < self.ready_at).then(|| self.ready_at - now)
+        (self.careful && now < self.ready_at).then_some(self.ready_at - now)
     }
 }
 

@@ -428,8 +428,8 @@ impl Delivery {
     /// Publishes one batch, if there is one whose turn it is.
     fn publish_next(&mut self) -> bool {
         self.turn = self.turn.wrapping_add(1);
-        let live_turn = self.settings.live_first && self.turn % 4 != 0;
-        if !(live_turn && !self.live.is_empty()) && self.publish_spooled() {
+        let live_turn = self.settings.live_first && self.turn % 4 != 0 && !self.live.is_empty();
+        if !live_turn && self.publish_spooled() {
             return true;
         }
         // In order, live batches wait behind everything that is spooled.

@@ -48,6 +48,16 @@ struct Entry {
     done: bool,
 }
 
+/// What a run's connection has not been told yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    None,
+    /// Something was settled or finished.
+    Settled,
+    /// A settled number came again.
+    Again,
+}
+
 #[derive(Debug)]
 struct Run {
     device: DeviceId,
@@ -62,8 +72,7 @@ struct Run {
     finished: u64,
     /// The first number after a restart may be any: it is no gap.
     fresh: bool,
-    repeat: bool,
-    changed: bool,
+    news: News,
     /// Index of the front of `queue`.
     base: u64,
     queue: VecDeque<Entry>,
@@ -74,7 +83,7 @@ struct Run {
 /// All runs.
 #[derive(Debug)]
 pub(super) struct Runs {
-    runs: Slab<Run>,
+    slots: Slab<Run>,
     current: HashMap<DeviceId, usize>,
     sessions: HashMap<SessionId, usize>,
     changed: Vec<usize>,
@@ -89,7 +98,7 @@ impl Runs {
     /// Remembers at most `max_idle` runs without a connection.
     pub(super) fn new(max_idle: usize) -> Self {
         Self {
-            runs: Slab::new(),
+            slots: Slab::new(),
             current: HashMap::new(),
             sessions: HashMap::new(),
             changed: Vec::new(),
@@ -104,9 +113,9 @@ impl Runs {
         let mut run = Run::new(device.clone(), epoch, false);
         run.received = seq;
         run.acked = seq;
-        let index = self.runs.insert(run);
+        let index = self.slots.insert(run);
         if let Some(old) = self.current.insert(device, index) {
-            self.runs.try_remove(old);
+            self.slots.try_remove(old);
         }
     }
 
@@ -120,20 +129,20 @@ impl Runs {
     ) -> (u64, u64) {
         let known = self.current.get(device).copied();
         let resumed = known.filter(|&index| {
-            self.runs.get(index).is_some_and(|run| !run.drawn && epoch == Some(run.epoch))
+            self.slots.get(index).is_some_and(|run| !run.drawn && epoch == Some(run.epoch))
         });
         let index = resumed.unwrap_or_else(|| {
             let run = Run::new(device.clone(), epoch.unwrap_or(drawn_epoch), epoch.is_none());
-            let index = self.runs.insert(run);
+            let index = self.slots.insert(run);
             self.current.insert(device.clone(), index);
             index
         });
         self.sessions.insert(session, index);
-        let answer = self.runs.get_mut(index).map_or((drawn_epoch, 0), |run| {
+        let answer = self.slots.get_mut(index).map_or((drawn_epoch, 0), |run| {
             run.session = Some(session);
             run.connections += 1;
             run.finished = 0;
-            run.repeat = false;
+            run.news = run.news.min(News::Settled);
             (run.epoch, run.acked)
         });
         if resumed.is_none() {
@@ -147,7 +156,7 @@ impl Runs {
     /// The connection is gone. Returns whether it was the device's current one.
     pub(super) fn close(&mut self, session: SessionId, now: f64) -> bool {
         let Some(index) = self.sessions.remove(&session) else { return false };
-        let Some(run) = self.runs.get_mut(index) else { return false };
+        let Some(run) = self.slots.get_mut(index) else { return false };
         let was_current = run.session == Some(session);
         run.connections -= 1;
         if was_current {
@@ -162,15 +171,18 @@ impl Runs {
     /// A number (or none) arrived in a session.
     pub(super) fn take(&mut self, session: SessionId, seq: Option<u64>) -> Taken {
         let Some(&index) = self.sessions.get(&session) else { return Taken::NoSession };
-        let Some(run) = self.runs.get_mut(index) else { return Taken::NoSession };
+        let Some(run) = self.slots.get_mut(index) else { return Taken::NoSession };
         if let Some(seq) = seq {
             if seq <= run.received {
                 self.duplicates += 1;
+                let mut news = News::Settled;
                 if run.session == Some(session) {
                     run.finished += 1;
-                    run.repeat |= seq <= run.acked;
+                    if seq <= run.acked {
+                        news = News::Again;
+                    }
                 }
-                self.touch(index);
+                self.touch(index, news);
                 return Taken::Duplicate;
             }
             if seq != run.received + 1 && !run.fresh {
@@ -186,7 +198,7 @@ impl Runs {
 
     /// Settles an entry; `false` where it was settled before.
     pub(super) fn settle(&mut self, ticket: Ticket) -> bool {
-        let Some(run) = self.runs.get_mut(ticket.run) else { return false };
+        let Some(run) = self.slots.get_mut(ticket.run) else { return false };
         let Some(offset) = ticket.index.checked_sub(run.base) else { return false };
         let entry = usize::try_from(offset).ok().and_then(|offset| run.queue.get_mut(offset));
         let Some(entry) = entry.filter(|entry| !entry.done) else { return false };
@@ -200,21 +212,20 @@ impl Runs {
                 run.acked = run.acked.max(seq);
             }
         }
-        self.touch(ticket.run);
+        self.touch(ticket.run, News::Settled);
         true
     }
 
     /// The session that a ticket's batch came from, if it is still the device's current one.
     pub(super) fn session_of(&self, ticket: Ticket) -> Option<SessionId> {
-        self.runs.get(ticket.run)?.session
+        self.slots.get(ticket.run)?.session
     }
 
     /// Calls `tell` for every session that has news since the last call.
     pub(super) fn updates(&mut self, mut tell: impl FnMut(Update)) {
         while let Some(index) = self.changed.pop() {
-            let Some(run) = self.runs.get_mut(index) else { continue };
-            run.changed = false;
-            let repeat = std::mem::take(&mut run.repeat);
+            let Some(run) = self.slots.get_mut(index) else { continue };
+            let repeat = std::mem::replace(&mut run.news, News::None) == News::Again;
             if let Some(session) = run.session {
                 tell(Update { session, acked: run.acked, finished: run.finished, repeat });
             }
@@ -222,19 +233,19 @@ impl Runs {
         }
     }
 
-    fn touch(&mut self, index: usize) {
-        if let Some(run) = self.runs.get_mut(index) {
-            if !run.changed {
-                run.changed = true;
+    fn touch(&mut self, index: usize, news: News) {
+        if let Some(run) = self.slots.get_mut(index) {
+            if run.news == News::None {
                 self.changed.push(index);
             }
+            run.news = run.news.max(news);
         }
     }
 
     /// Forgets a run that nobody can come back to: replaced by a newer epoch, or drawn for a
     /// connection that is gone.
     fn forget_if_idle(&mut self, index: usize) {
-        let Some(run) = self.runs.get(index) else { return };
+        let Some(run) = self.slots.get(index) else { return };
         if !run.is_idle() {
             return;
         }
@@ -245,7 +256,7 @@ impl Runs {
         if is_current {
             self.current.remove(&run.device);
         }
-        self.runs.remove(index);
+        self.slots.remove(index);
     }
 
     /// Keeps the memory for devices that never come back bounded: forgets the half that left
@@ -255,10 +266,10 @@ impl Runs {
             return;
         }
         let mut left: Vec<f64> =
-            self.runs.iter().filter(|(_, run)| run.is_idle()).map(|(_, run)| run.left).collect();
+            self.slots.iter().filter(|(_, run)| run.is_idle()).map(|(_, run)| run.left).collect();
         left.sort_by(f64::total_cmp);
         let Some(&median) = left.get(left.len() / 2) else { return };
-        let (runs, current) = (&mut self.runs, &mut self.current);
+        let (runs, current) = (&mut self.slots, &mut self.current);
         runs.retain(|index, run| {
             let forget = run.is_idle() && run.left <= median;
             if forget && current.get(&run.device) == Some(&index) {
@@ -271,7 +282,7 @@ impl Runs {
     /// Whether nothing waits for settlement, for tests of the invariants.
     #[cfg(test)]
     pub(super) fn all_settled(&self) -> bool {
-        self.runs.iter().all(|(_, run)| run.queue.is_empty())
+        self.slots.iter().all(|(_, run)| run.queue.is_empty())
     }
 }
 
@@ -287,8 +298,7 @@ impl Run {
             acked: 0,
             finished: 0,
             fresh: true,
-            repeat: false,
-            changed: false,
+            news: News::None,
             base: 0,
             queue: VecDeque::new(),
             left: 0.0,
@@ -297,7 +307,7 @@ impl Run {
 
     /// No connection can submit to it and nothing waits for settlement or to be told.
     fn is_idle(&self) -> bool {
-        self.connections == 0 && self.queue.is_empty() && !self.changed
+        self.connections == 0 && self.queue.is_empty() && self.news == News::None
     }
 }
 
@@ -380,7 +390,7 @@ mod tests {
         );
         runs.close(S2, 0.0);
         assert_eq!(runs.open(S1, &device(), Some(8), 0), (8, 0));
-        assert_eq!(runs.runs.len(), 1, "the old epoch is forgotten once nothing waits for it");
+        assert_eq!(runs.slots.len(), 1, "the old epoch is forgotten once nothing waits for it");
     }
 
     #[test]
@@ -394,7 +404,7 @@ mod tests {
         runs.settle(ticket);
         assert_eq!(news(&mut runs), [], "the old connection's number is not the new one's");
         runs.close(S2, 0.0);
-        assert_eq!(runs.runs.len(), 1, "its unsettled batch keeps the second run alive");
+        assert_eq!(runs.slots.len(), 1, "its unsettled batch keeps the second run alive");
     }
 
     #[test]
@@ -408,7 +418,7 @@ mod tests {
             news(&mut runs);
             runs.close(SessionId(n), n as f64);
         }
-        assert!(runs.runs.len() <= 101, "{}", runs.runs.len());
+        assert!(runs.slots.len() <= 101, "{}", runs.slots.len());
         assert!(runs.current.contains_key("d999"), "the oldest go first");
     }
 }
