@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,6 +49,19 @@ pub struct Shared {
     pub feed: Arc<dyn Feed>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Shows that the engine turns.
+    pub pulse: Arc<Pulse>,
+}
+
+/// Counts the engine's turns, so that a watchdog can tell a stuck engine from an idle one.
+#[derive(Debug, Default)]
+pub struct Pulse(AtomicU64);
+
+impl Pulse {
+    /// Grows at least every half second while the engine works.
+    pub fn beats(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// How a stopped engine left things.
@@ -156,6 +170,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     /// not, every source will wake the task.
     fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.now();
+        self.shared.pulse.0.fetch_add(1, Ordering::Relaxed);
         let mut progress = false;
         for _ in 0..ACKS_PER_TURN {
             let Poll::Ready(event) = self.publisher.poll_event(cx) else { break };
