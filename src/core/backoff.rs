@@ -36,7 +36,7 @@ impl Backoff {
         let ceiling = self.shortest.saturating_mul(factor).min(self.longest);
         let floor = (ceiling / 2).max(self.shortest).min(ceiling);
         let random = if random.is_nan() { 0.0 } else { random.clamp(0.0, 1.0) };
-        floor + (ceiling - floor).mul_f64(random)
+        floor + ceiling.saturating_sub(floor).mul_f64(random)
     }
 
     /// Starts over with the shortest wait: the last attempt proved to be good.

@@ -135,7 +135,7 @@ pub fn properties(gateway: &str, batch: &Batch, spooled: bool) -> Vec<(String, S
     properties
 }
 
-/// A JSON string. Most names and units need no escaping; serde_json does the rest.
+/// A JSON string. Most names and units need no escaping; `serde_json` does the rest.
 fn write_text(out: &mut BytesMut, text: &str) {
     if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
         out.reserve(text.len() + 2);
@@ -147,7 +147,7 @@ fn write_text(out: &mut BytesMut, text: &str) {
     }
 }
 
-/// A JSON scalar by serde_json: shortest round-trip floats, `null` for what is not finite.
+/// A JSON scalar by `serde_json`: shortest round-trip floats, `null` for what is not finite.
 fn write_scalar<T: serde::Serialize + ?Sized>(out: &mut BytesMut, scalar: &T) {
     // Neither a scalar nor a buffer that grows can fail.
     let _ = serde_json::to_writer(out.writer(), scalar);
@@ -255,7 +255,9 @@ mod tests {
         let lines: Vec<String> = rich_batch()
             .readings
             .iter()
-            .map(|reading| format!("{} {:?}\n", reading.name, text(|out| write_value(out, reading))))
+            .map(|reading| {
+                format!("{} {:?}\n", reading.name, text(|out| write_value(out, reading)))
+            })
             .collect();
         golden("rich.values", &lines.concat());
     }
@@ -263,7 +265,9 @@ mod tests {
     #[test]
     fn the_user_properties_are_frozen() {
         let lines = |properties: Vec<(String, String)>| -> String {
-            properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+            let lines: Vec<String> =
+                properties.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+            lines.concat()
         };
         golden("batch.properties", &lines(properties("gw-1", &contract_batch(), true)));
         golden("rich.properties", &lines(properties("gw-1", &rich_batch(), false)));
