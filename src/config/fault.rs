@@ -102,9 +102,18 @@ impl Faults {
         self.0.extend(more.0);
     }
 
-    /// Into the order of the file; faults without a line come last.
+    /// Into the order of each file; faults without a line come last in theirs.
     pub fn sort(&mut self) {
-        self.0.sort_by_key(|f| (f.line.unwrap_or(usize::MAX), f.column));
+        let mut files: Vec<PathBuf> = Vec::new();
+        for fault in &self.0 {
+            if !files.contains(&fault.file) {
+                files.push(fault.file.clone());
+            }
+        }
+        self.0.sort_by_key(|fault| {
+            let file = files.iter().position(|file| *file == fault.file);
+            (file, fault.line.unwrap_or(usize::MAX), fault.column)
+        });
     }
 
     /// `Ok` with `value` when nothing is wrong.

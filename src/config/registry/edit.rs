@@ -141,17 +141,14 @@ impl Editor {
         let entry = self.entry(device)?;
         let token = new_token()?;
         let hash = Value::from(Hash::of(&token).to_string());
-        let old = match entry.get_mut("token").and_then(Item::as_value_mut) {
+        let old = if let Some(value) = entry.get_mut("token").and_then(Item::as_value_mut) {
             // The decor of a value is what stands around it: a comment behind it stays there.
-            Some(value) => {
-                let mut new = hash;
-                *new.decor_mut() = value.decor().clone();
-                Some(std::mem::replace(value, new))
-            }
-            None => {
-                entry.insert("token", Item::Value(hash));
-                None
-            }
+            let mut new = hash;
+            *new.decor_mut() = value.decor().clone();
+            Some(std::mem::replace(value, new))
+        } else {
+            entry.insert("token", Item::Value(hash));
+            None
         };
         entry.remove("previous");
         if let (Some(mut old), Some(overlap)) = (old, overlap) {
@@ -261,7 +258,7 @@ fn new_token() -> Result<String, EditError> {
 
 /// A group that was let in on purpose (0640) stays; a file that was open to all is closed.
 fn kept_mode(old: u32) -> u32 {
-    if old & 0o007 == 0 { (old & 0o660) | 0o600 } else { 0o600 }
+    if old.trailing_zeros() >= 3 { (old & 0o660) | 0o600 } else { 0o600 }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
