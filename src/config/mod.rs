@@ -1,9 +1,28 @@
 //! The configuration: [`Settings`] is what the rest of the program works with, checked and
 //! complete.
+//!
+//! `schema` is the list of keys, `raw` reads a file by it, `check` judges what the values mean
+//! together; all faults of a file are found in one pass.
+
+mod check;
+pub mod fault;
+pub mod raw;
+pub mod registry;
+pub mod schema;
+pub mod text;
+pub mod units;
+pub mod watch;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use self::fault::{Faults, Source};
+use self::raw::Values;
+use self::schema::Applies;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
 
 /// Everything that can be set, after all checks.
 #[derive(Debug, Clone)]
@@ -20,6 +39,228 @@ pub struct Settings {
     pub dashboard: Dashboard,
     /// `[log]`
     pub log: Log,
+    /// The file they come from.
+    pub file: PathBuf,
+    /// What the operator should know though it is not wrong; one line each.
+    pub warnings: Vec<String>,
+    values: Values,
+}
+
+/// What the host adds to a configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The default of `gateway.id`.
+    pub host_name: Option<String>,
+    /// The default of `gateway.data_dir`: what systemd made for the service.
+    pub state_directory: Option<PathBuf>,
+}
+
+/// What a newer configuration changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Keys whose new value can take effect now.
+    pub now: Vec<&'static str>,
+    /// Keys whose new value needs a restart.
+    pub after_restart: Vec<&'static str>,
+}
+
+impl Settings {
+    /// Reads and checks a configuration file and the files it names.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each fault with its line.
+    pub fn load(file: &Path) -> Result<Self, Faults> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|e| Faults::of_file(file, format!("cannot be read: {e}")))?;
+        Self::build(&text, file, &Surroundings::of_host(), true)
+    }
+
+    /// Checks a configuration without touching the files it names. `file` says where relative
+    /// paths begin and what faults call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each fault with its line.
+    pub fn parse(text: &str, file: &Path, host: &Surroundings) -> Result<Self, Faults> {
+        Self::build(text, file, host, false)
+    }
+
+    /// What `newer` changes, so that the log can say what needs a restart.
+    #[must_use]
+    pub fn changes(&self, newer: &Self) -> Changes {
+        Changes {
+            now: self.values.changed(&newer.values, Applies::Reload),
+            after_restart: self.values.changed(&newer.values, Applies::Restart),
+        }
+    }
+
+    /// The files whose contents are taken up while running: certificates and keys of the
+    /// listeners. (The registry has a watch of its own, the uplink reads its files on connecting.)
+    #[must_use]
+    pub fn certificate_files(&self) -> Vec<PathBuf> {
+        let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
+        tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
+        let source = Source { file, text };
+        let mut faults = Faults::default();
+        let values = Values::read(source, &mut faults);
+        let mut settings = Self::of(values, file, host, &mut faults);
+        let mut check = check::Check {
+            values: &settings.values,
+            source,
+            faults: &mut faults,
+            warnings: Vec::new(),
+        };
+        check.rules(&settings);
+        if files {
+            check.files(&settings);
+        }
+        settings.warnings = check.warnings;
+        faults.or(settings)
+    }
+
+    fn of(values: Values, file: &Path, host: &Surroundings, faults: &mut Faults) -> Self {
+        let v = &values;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let path = |key: &str| v.text(key).map(|text| folder.join(text));
+        let id = v.text("gateway.id").or_else(|| {
+            let name = host.host_name.clone();
+            name.filter(|name| (text::GATEWAY_ID.check)(name).is_ok())
+        });
+        if id.is_none() && !v.mentions("gateway.id") {
+            let mut fault = Source { file, text: "" }.fault(
+                0..0,
+                "gateway.id",
+                "is not set, and the host name cannot serve",
+                Some(text::GATEWAY_ID.allowed.to_owned()),
+            );
+            (fault.line, fault.column) = (None, None);
+            faults.push(fault);
+        }
+        let id = id.unwrap_or_default();
+        let named = |key: &str| v.text(key).unwrap_or_default().replace("{gateway}", &id);
+        let tls = |table: &str| {
+            Some(Tls {
+                cert: path(&format!("{table}.cert"))?,
+                key: path(&format!("{table}.key"))?,
+                client_ca: path(&format!("{table}.client_ca")),
+            })
+        };
+        // A faulty URL is reported already; the default stands in for it.
+        let broker = text::broker(&v.text("mqtt.url").unwrap_or_default());
+        let broker = broker.unwrap_or(text::Broker { host: String::new(), port: 0, tls: false });
+        Self {
+            gateway: Gateway {
+                data_dir: path("gateway.data_dir")
+                    .or_else(|| host.state_directory.clone())
+                    .unwrap_or_else(|| folder.join("data")),
+                grace: v.time("gateway.grace"),
+                id: id.clone(),
+            },
+            devices: Devices {
+                listen: v.address("devices.listen"),
+                auth: match v.text("devices.auth").as_deref() {
+                    Some("mtls") => Auth::Mtls,
+                    Some("none") => Auth::None,
+                    _ => Auth::Token,
+                },
+                registry: path("devices.registry").unwrap_or_default(),
+                allowed_origins: v.texts("devices.allowed_origins"),
+                max_connections: v.integer("devices.max_connections"),
+                max_connections_per_address: v.integer("devices.max_connections_per_address"),
+                hello_timeout: v.time("devices.hello_timeout"),
+                heartbeat_interval: v.time("devices.heartbeat_interval"),
+                heartbeat_timeout: v.time("devices.heartbeat_timeout"),
+                window: v.integer("devices.window"),
+                max_frame: in_memory(v.size("devices.max_frame")),
+                max_records: v.integer("devices.max_records"),
+                rate: Rate {
+                    batches_per_second: v.number("devices.rate.batches_per_second"),
+                    burst: v.number("devices.rate.burst"),
+                },
+                max_unsettled: in_memory(v.size("devices.max_unsettled")),
+                tls: tls("devices.tls"),
+            },
+            mqtt: Mqtt {
+                host: broker.host,
+                port: broker.port,
+                tls: broker.tls,
+                version: match v.integer::<u8>("mqtt.version") {
+                    4 => MqttVersion::V4,
+                    _ => MqttVersion::V5,
+                },
+                prefix: named("mqtt.prefix"),
+                payload: match v.text("mqtt.payload").as_deref() {
+                    Some("senml-json") => PayloadFormat::SenmlJson,
+                    Some("senml-cbor") => PayloadFormat::SenmlCbor,
+                    Some("value") => PayloadFormat::Value,
+                    _ => PayloadFormat::Json,
+                },
+                max_inflight: v.integer("mqtt.max_inflight"),
+                ack_timeout: v.time("mqtt.ack_timeout"),
+                keep_alive: v.time("mqtt.keep_alive"),
+                client_id: named("mqtt.client_id"),
+                username: v.text("mqtt.username"),
+                password_file: path("mqtt.password_file"),
+                ca: path("mqtt.ca"),
+                cert: path("mqtt.cert"),
+                key: path("mqtt.key"),
+            },
+            spool: SpoolSettings {
+                max_bytes: v.size("spool.max_bytes"),
+                max_age: v.time("spool.max_age"),
+                when_full: match v.text("spool.when_full").as_deref() {
+                    Some("block") => WhenFull::Block,
+                    _ => WhenFull::DropOldest,
+                },
+                drain: match v.text("spool.drain").as_deref() {
+                    Some("live-first") => Drain::LiveFirst,
+                    _ => Drain::InOrder,
+                },
+                drain_rate: v.integer("spool.drain_rate"),
+            },
+            dashboard: Dashboard {
+                listen: v.address("dashboard.listen"),
+                tls: tls("dashboard.tls"),
+            },
+            log: Log {
+                level: v.text("log.level").unwrap_or_default(),
+                target: match v.text("log.target").as_deref() {
+                    Some("journal") => LogTarget::Journal,
+                    Some("stderr") => LogTarget::Stderr,
+                    _ => LogTarget::Auto,
+                },
+            },
+            file: file.to_owned(),
+            warnings: Vec::new(),
+            values,
+        }
+    }
+}
+
+impl Surroundings {
+    /// Those of this host.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .map(|name| name.trim().to_owned());
+        // systemd lists several folders with colons between; the first is the unit's main one.
+        let state_directory = std::env::var_os("STATE_DIRECTORY")
+            .and_then(|all| std::env::split_paths(&all).next())
+            .filter(|first| !first.as_os_str().is_empty());
+        Self { host_name, state_directory }
+    }
+}
+
+/// The schema keeps it far below what 32 bits hold.
+fn in_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// `[gateway]`
@@ -29,6 +270,8 @@ pub struct Gateway {
     pub id: String,
     /// Where the spool lives.
     pub data_dir: PathBuf,
+    /// How long stopping in order may take.
+    pub grace: Duration,
 }
 
 /// `[devices]`
