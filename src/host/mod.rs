@@ -1,0 +1,3 @@
+//! What the operating system provides.
+
+pub mod tls;
