@@ -1,6 +1,5 @@
 //! A mosquitto of the test's own.
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -16,9 +15,18 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Starts one with `extra` lines in its configuration; `{dir}` in them is its own folder.
+    /// Starts one with `extra` lines in its configuration.
     pub(crate) async fn start(extra: &str) -> Self {
+        Self::start_with(extra, &[]).await
+    }
+
+    /// Starts one with `extra` lines in its configuration and `files` in its own folder, which is
+    /// `{dir}` in those lines.
+    pub(crate) async fn start_with(extra: &str, files: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        for (name, contents) in files {
+            std::fs::write(dir.path().join(name), contents).unwrap();
+        }
         let port = free_port();
         let extra = extra.replace("{dir}", dir.path().to_str().unwrap());
         let defaults = "allow_anonymous true\nmax_queued_messages 0\nset_tcp_nodelay true\n";
@@ -28,11 +36,6 @@ impl Broker {
         let mut broker = Self { dir, port, child: None };
         broker.restart().await;
         broker
-    }
-
-    /// The folder that `{dir}` stands for.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// Ends it with SIGKILL.

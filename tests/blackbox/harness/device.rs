@@ -45,8 +45,15 @@ pub(crate) struct Welcome {
 pub(crate) enum FromGateway {
     Welcome(Welcome),
     Ack(u64),
-    Reject { seq: Option<u64>, code: u64, reason: String },
-    Close { code: u16, reason: String },
+    Reject {
+        seq: Option<u64>,
+        code: u64,
+        reason: String,
+    },
+    Close {
+        code: u16,
+        reason: String,
+    },
     /// Shown only with [`Device::show_pings`].
     Ping,
     /// Likewise.
@@ -161,7 +168,12 @@ impl Device {
 
     /// As [`Self::send`], where the other end may be gone.
     pub(crate) async fn try_send(&mut self, message: &Value) -> Result<(), tungstenite::Error> {
-        self.socket.send(Message::binary(encode(message))).await
+        self.try_frame(Message::binary(encode(message))).await
+    }
+
+    /// As [`Self::send_frame`], where the other end may be gone.
+    pub(crate) async fn try_frame(&mut self, message: Message) -> Result<(), tungstenite::Error> {
+        self.socket.send(message).await
     }
 
     /// Sends READINGS with one record `temperature`.

@@ -34,7 +34,8 @@ impl Setup {
     /// For the broker at `broker`; devices need no credentials.
     pub(crate) fn new(broker: u16) -> Self {
         let (devices, dashboard) = (free_port(), free_port());
-        let setup = Self { dir: tempfile::tempdir().unwrap(), table: Table::new(), devices, dashboard };
+        let setup =
+            Self { dir: tempfile::tempdir().unwrap(), table: Table::new(), devices, dashboard };
         setup
             .set("gateway.id", "gw-test")
             .set("gateway.data_dir", "data")
@@ -176,19 +177,19 @@ impl Gateway {
         self.get("/api/v1/status").await.json()
     }
 
-    /// Every sample of `/metrics` by its name, labels included.
-    pub(crate) async fn metrics(&self) -> HashMap<String, f64> {
+    /// Every whole number of `/metrics` by its name, labels included.
+    pub(crate) async fn metrics(&self) -> HashMap<String, u64> {
         let text = self.get("/metrics").await.body;
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         samples
             .filter_map(|line| line.rsplit_once(' '))
-            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
             .collect()
     }
 
-    /// One sample, 0 where there is none yet.
-    pub(crate) async fn metric(&self, name: &str) -> f64 {
-        self.metrics().await.get(name).copied().unwrap_or(0.0)
+    /// One of them, 0 where there is none yet.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        self.metrics().await.get(name).copied().unwrap_or(0)
     }
 
     /// Waits until the uplink's state is `state`.

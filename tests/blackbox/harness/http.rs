@@ -31,17 +31,6 @@ pub(crate) async fn get(port: u16, path: &str) -> Response {
     raw(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")).await
 }
 
-/// `POST path` with a JSON body.
-pub(crate) async fn post(port: u16, path: &str, body: &serde_json::Value) -> Response {
-    let body = body.to_string();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\
-         Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    raw(port, &format!("{head}{body}")).await
-}
-
 /// Sends `request` as it is and reads one answer.
 pub(crate) async fn raw(port: u16, request: &str) -> Response {
     try_raw(port, request).await.unwrap_or_else(|e| panic!("{e} after {request:?}"))

@@ -12,9 +12,7 @@ use super::proxy::Witnessed;
 use super::{Connector, Device, FromGateway, Gateway, Proxy, readings, record, until};
 
 /// The epoch that every device of a fleet uses.
-pub(crate) fn epoch() -> u64 {
-    7
-}
+const EPOCH: u64 = 7;
 
 /// Devices that send until they are told to finish.
 pub(crate) struct Fleet {
@@ -36,7 +34,7 @@ struct Account {
 pub(crate) struct Balance {
     /// Batches that were acknowledged to devices.
     pub(crate) acked: u64,
-    /// PUBLISHes beyond the first of a batch.
+    /// PUBLISH packets beyond the first of a batch.
     pub(crate) repeated: u64,
 }
 
@@ -124,7 +122,7 @@ fn balance(account: &Account, seen: &[&Witnessed]) -> u64 {
         let json = witnessed.json();
         let seq = json["seq"].as_u64().unwrap();
         assert!((1..=account.sent).contains(&seq), "{id}: {seq} was never sent");
-        assert_eq!(json["epoch"], epoch(), "{id}: {seq}");
+        assert_eq!(json["epoch"], EPOCH, "{id}: {seq}");
         assert_eq!(json["readings"][0]["v"], value(seq), "{id}: the payload of {seq}");
         assert_eq!(json["readings"].as_array().unwrap().len(), 1, "{id}: {seq}");
         assert!(seq <= highest + 1, "{id}: {seq} came before {}", highest + 1);
@@ -161,7 +159,7 @@ async fn session(
     unacked: &mut VecDeque<u64>,
     pace: Duration,
 ) -> bool {
-    if device.try_send(&super::hello(Some(epoch()), &[])).await.is_err() {
+    if device.try_send(&super::hello(Some(EPOCH), &[])).await.is_err() {
         return false;
     }
     let FromGateway::Welcome(welcome) = device.receive().await else { return false };

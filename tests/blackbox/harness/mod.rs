@@ -15,19 +15,18 @@ mod proxy;
 mod subscriber;
 
 pub(crate) use broker::Broker;
-pub(crate) use device::{
-    Connector, Device, FromGateway, Refusal, Welcome, hello, pack, readings, record,
-};
+pub(crate) use ciborium::Value;
+pub(crate) use device::{Connector, Device, FromGateway, Refusal, hello, pack, readings, record};
 pub(crate) use gateway::{Gateway, Setup};
-pub(crate) use http::{Response, get, post, raw};
-pub(crate) use load::{Fleet, epoch};
+pub(crate) use http::{Response, raw};
+pub(crate) use load::Fleet;
 pub(crate) use proxy::{Mode, Proxy};
 pub(crate) use subscriber::Subscriber;
 
 use std::future::Future;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long any single expectation may take. Generous, because the machine may be busy; nothing
 /// waits for it unless something is wrong.
@@ -35,10 +34,8 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Awaits `future`, or fails with `what`.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(DEADLINE, future).await {
-        Ok(output) => output,
-        Err(_) => panic!("{what}: not within {DEADLINE:?}"),
-    }
+    let output = tokio::time::timeout(DEADLINE, future).await;
+    output.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
 }
 
 /// Asks `holds` again and again until it answers true, or fails with `what`.
@@ -56,15 +53,32 @@ pub(crate) fn free_port() -> u16 {
     const FIRST: u16 = 12_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let offset = u16::try_from(u32::from(std::process::id() as u16) * 37 % u32::from(COUNT)).unwrap();
+    let offset = u16::try_from(std::process::id() * 37 % u32::from(COUNT)).unwrap();
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = FIRST + (offset + step % COUNT) % COUNT;
+        let port = FIRST + (offset + step) % COUNT;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Unix time in seconds.
+pub(crate) fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// The same JSON with every number as a float, so that `7` and `7.0` are one.
+pub(crate) fn as_floats(value: &serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Number(number) => number.as_f64().unwrap().into(),
+        serde_json::Value::Array(items) => items.iter().map(as_floats).collect(),
+        serde_json::Value::Object(map) => {
+            map.iter().map(|(key, value)| (key.clone(), as_floats(value))).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 /// How much more the long modes do.

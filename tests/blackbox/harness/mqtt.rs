@@ -15,7 +15,6 @@ pub(crate) struct Publish {
     pub(crate) packet_id: Option<u16>,
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
-    pub(crate) retain: bool,
     /// MQTT 5 user properties.
     pub(crate) properties: Vec<(String, String)>,
 }
@@ -78,18 +77,16 @@ impl Packet {
                 block = after;
                 match id {
                     0x26 => properties.push((text(&mut block), text(&mut block))),
-                    0x03 | 0x08 => drop(text(&mut block)),
+                    0x03 | 0x08 | 0x09 => drop(text(&mut block)),
                     0x01 => block = &block[1..],
                     0x02 => block = &block[4..],
-                    0x09 => drop(text(&mut block)),
                     0x23 => block = &block[2..],
                     0x0b => drop(varint(&mut block)),
                     other => panic!("property {other:#x} does not belong in a PUBLISH"),
                 }
             }
         }
-        let retain = self.bytes[0] & 1 != 0;
-        Publish { packet_id, topic, payload: rest.to_vec(), retain, properties }
+        Publish { packet_id, topic, payload: rest.to_vec(), properties }
     }
 }
 

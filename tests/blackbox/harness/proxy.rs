@@ -62,7 +62,8 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 count.send_modify(|count| *count += 1);
                 let connection = *count.borrow();
-                let link = Link { connection, mode: mode.subscribe(), witnessed: witnessed.clone() };
+                let link =
+                    Link { connection, mode: mode.subscribe(), witnessed: witnessed.clone() };
                 tokio::spawn(link.run(client, broker));
             }
         });

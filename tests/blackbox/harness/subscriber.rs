@@ -30,7 +30,6 @@ impl Message {
 pub(crate) struct Subscriber {
     messages: Arc<Mutex<Vec<Message>>>,
     task: JoinHandle<()>,
-    client: AsyncClient,
 }
 
 impl Subscriber {
@@ -43,15 +42,16 @@ impl Subscriber {
         let messages = Arc::new(Mutex::new(Vec::new()));
         let subscribed = Arc::new(Mutex::new(false));
         let task = tokio::spawn({
-            let (messages, subscribed, client) =
-                (messages.clone(), subscribed.clone(), client.clone());
+            let (messages, subscribed) = (messages.clone(), subscribed.clone());
             async move {
                 loop {
                     match events.poll().await {
                         Ok(Event::Incoming(Packet::ConnAck(_))) => {
                             client.try_subscribe("#", QoS::AtLeastOnce).unwrap();
                         }
-                        Ok(Event::Incoming(Packet::SubAck(_))) => *subscribed.lock().unwrap() = true,
+                        Ok(Event::Incoming(Packet::SubAck(_))) => {
+                            *subscribed.lock().unwrap() = true;
+                        }
                         Ok(Event::Incoming(Packet::Publish(publish))) => {
                             messages.lock().unwrap().push(Message {
                                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
@@ -66,15 +66,7 @@ impl Subscriber {
             }
         });
         until("the subscription", async || *subscribed.lock().unwrap()).await;
-        Self { messages, task, client }
-    }
-
-    /// Publishes, as a requester would.
-    pub(crate) async fn publish(&self, topic: &str, payload: &str) {
-        self.client
-            .publish(topic, QoS::AtLeastOnce, false, payload.as_bytes().to_vec())
-            .await
-            .unwrap();
+        Self { messages, task }
     }
 
     /// What has come on `topic` so far.
