@@ -14,14 +14,27 @@ const GROUND: [&str; 5] = ["config", "host", "ports", "metrics", "core"];
 
 #[test]
 fn the_core_is_pure() {
-    let forbidden =
-        ["tokio", "tokio_util", "tracing", "log", "sled", "rumqttc", "rand", "std::fs", "std::net"];
-    let times = ["Instant", "SystemTime", "std::env", "std::process", "std::thread", "println!"];
+    let crates = ["tokio", "tokio_util", "tracing", "log", "sled", "rumqttc", "rand", "std::fs"];
+    // Addresses are values; sockets, clocks and the process around are not.
+    let names_anywhere = [
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "UnixStream",
+        "UnixListener",
+        "ToSocketAddrs",
+        "Instant",
+        "SystemTime",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "println!",
+    ];
     for source in sources().iter().filter(|source| room(&source.name) == "core") {
-        for name in forbidden {
+        for name in crates {
             assert!(!names(&source.code, name), "{} uses {name}", source.name);
         }
-        for name in times {
+        for name in names_anywhere {
             assert!(!source.code.contains(name), "{} uses {name}", source.name);
         }
         for root in crate_roots(&source.code) {
@@ -72,7 +85,6 @@ fn each_outside_library_has_one_door() {
         ("sled", &["spool/store.rs"][..]),
         ("rumqttc", &["uplink/mqtt.rs"][..]),
         ("rumqttd", &["cli/demo.rs", "cli/demo/broker.rs"][..]),
-        ("prometheus_client", &["metrics.rs"][..]),
         ("axum", &["dashboard/"][..]),
         ("lz4_flex", &["spool/"][..]),
     ]);
@@ -123,10 +135,9 @@ fn nothing_is_left_to_be_done() {
 
 #[test]
 fn every_module_says_what_it_is_for() {
-    for file in files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "rs") {
-        let text = std::fs::read_to_string(&file).unwrap();
-        assert!(text.starts_with("//!"), "{} has no module documentation", file.display());
-    }
+    let silent: Vec<_> =
+        sources().into_iter().filter(|s| !s.documented).map(|source| source.name).collect();
+    assert!(silent.is_empty(), "no module documentation: {silent:?}");
 }
 
 #[test]

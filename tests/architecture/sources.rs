@@ -7,24 +7,40 @@ pub(crate) struct Source {
     /// Below `src`, with forward slashes.
     pub(crate) name: String,
     pub(crate) lines: usize,
+    pub(crate) documented: bool,
     pub(crate) code: String,
 }
 
 /// Every file below `src` that is not only tests.
 pub(crate) fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let all = files(&root, "rs");
+    let tests: Vec<_> = all.iter().flat_map(|path| test_modules(path)).collect();
     let mut sources = Vec::new();
-    for path in files(&root, "rs") {
-        let text = std::fs::read_to_string(&path).unwrap();
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-        if name.ends_with("/tests.rs") || name.contains("/tests/") {
+    for path in all {
+        if tests.iter().any(|test| path.starts_with(test) || path == test.with_extension("rs")) {
             continue;
         }
-        let own = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
-        sources.push(Source { name, lines: own.lines().count(), code: code(own) });
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        let own = text.split("\n#[cfg(test)]\nmod tests {").next().unwrap();
+        let documented = text.starts_with("//!");
+        sources.push(Source { name, lines: own.lines().count(), documented, code: code(own) });
     }
     assert!(sources.len() > 20, "the sources are where this test looks");
     sources
+}
+
+/// The paths, without extension, of the modules that the file at `path` declares for tests only.
+fn test_modules(path: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let is_root = ["mod.rs", "lib.rs", "main.rs"].iter().any(|name| path.ends_with(name));
+    let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
+    let declared = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
+        let line = rest.lines().next()?.trim_start_matches("pub(crate) ");
+        line.strip_prefix("mod ")?.strip_suffix(';')
+    });
+    declared.map(|name| folder.join(name)).collect()
 }
 
 /// Every file below `folder` that ends in `.extension`.
