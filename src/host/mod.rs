@@ -1,0 +1,7 @@
+//! What the operating system provides: clock, log, service manager, signals.
+
+pub mod clock;
+mod journal;
+pub mod logging;
+pub mod notify;
+pub mod signals;
