@@ -29,87 +29,88 @@ mod tests;
 /// when every device could connect and everything was acknowledged.
 #[derive(Debug, Clone, clap::Args)]
 #[allow(clippy::struct_excessive_bools)] // They are switches of a command line.
-pub struct Args {
+pub(super) struct Args {
     /// The gateway: ws://HOST:PORT or wss://HOST:PORT
     #[arg(long, default_value = "ws://127.0.0.1:7070")]
-    pub url: String,
+    url: String,
     /// How many devices [default: 10, or as many as --tokens has]
     #[arg(long, short = 'n')]
-    pub devices: Option<usize>,
+    devices: Option<usize>,
     /// Batches per second of each device; 0: as fast as acknowledgements allow
     #[arg(long, default_value_t = 1.0, conflicts_with = "total_rate")]
-    pub rate: f64,
+    rate: f64,
     /// Batches per second of all devices together
     #[arg(long)]
-    pub total_rate: Option<f64>,
+    total_rate: Option<f64>,
     /// Readings in each batch
     #[arg(long, default_value_t = 1)]
-    pub batch: usize,
+    batch: usize,
     /// Unacknowledged batches of each device; 1: stop and wait
     #[arg(long, default_value_t = 32)]
-    pub window: usize,
+    window: usize,
     /// End after this time, for example 30s
     #[arg(long, value_parser = time)]
-    pub duration: Option<Duration>,
+    duration: Option<Duration>,
     /// End when each device has sent this many batches
     #[arg(long)]
-    pub count: Option<u64>,
+    count: Option<u64>,
     /// How long to wait for acknowledgements in the end
     #[arg(long, default_value = "10s", value_parser = time)]
-    pub grace: Duration,
+    grace: Duration,
     /// Send without sequence numbers: nothing is kept, nothing acknowledged
     #[arg(long)]
-    pub best_effort: bool,
+    best_effort: bool,
     /// Only connect, greet and stay
     #[arg(long, conflicts_with_all = ["best_effort", "total_rate", "count", "malformed"])]
-    pub idle: bool,
+    idle: bool,
     /// File with one device and its token a line: ID TOKEN
     #[arg(long)]
-    pub tokens: Option<PathBuf>,
+    tokens: Option<PathBuf>,
     /// Be this one device
     #[arg(long, conflicts_with_all = ["tokens", "devices"])]
-    pub device: Option<String>,
+    device: Option<String>,
     /// The token of every device [default: $TIDEGATE_TOKEN, where set]
     #[arg(long, conflicts_with = "tokens")]
-    pub token: Option<String>,
+    token: Option<String>,
     /// Device ids are this and a number from 1 on
     #[arg(long, default_value = "sim-")]
-    pub id_prefix: String,
-    /// For wss://: PEM file with the authority that signed the gateway's certificate
+    id_prefix: String,
+    /// For wss://: PEM file with the authority that signed the gateway's certificate [default: those
+    /// the system trusts]
     #[arg(long)]
-    pub ca: Option<PathBuf>,
+    ca: Option<PathBuf>,
     /// PEM file with an own certificate
-    #[arg(long, requires = "key", requires = "ca")]
-    pub cert: Option<PathBuf>,
+    #[arg(long, requires = "key")]
+    cert: Option<PathBuf>,
     /// PEM file with its key
     #[arg(long, requires = "cert")]
-    pub key: Option<PathBuf>,
+    key: Option<PathBuf>,
     /// Connect from this many loopback addresses (127.0.0.1, 127.0.0.2, …) in turn: one address has
     /// ports for about 28 000 connections
     #[arg(long, default_value_t = 1)]
-    pub sources: u8,
+    sources: u8,
     /// How many devices connect at once
     #[arg(long, default_value_t = 256)]
-    pub connecting: usize,
+    connecting: usize,
     /// Misbehave: all devices break their connections at once, this often
     #[arg(long, value_parser = time)]
-    pub reconnect_every: Option<Duration>,
+    reconnect_every: Option<Duration>,
     /// Misbehave: this fraction of the packs (0 to 1) is malformed SenML
     #[arg(long, default_value_t = 0.0)]
-    pub malformed: f64,
+    malformed: f64,
     /// Misbehave: take one message a second from the gateway at most
     #[arg(long)]
-    pub slow_reader: bool,
+    slow_reader: bool,
     /// The summary as JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 /// Runs the command.
 ///
 /// # Errors
 /// When the arguments do not go together, or a file cannot be used.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let devices = devices(args)?;
     allow_open_files(devices.len())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -192,16 +193,12 @@ fn devices(args: &Args) -> anyhow::Result<Vec<Options>> {
     ensure!(args.window > 0, "--window must be at least 1");
     ensure!((0.0..=1.0).contains(&args.malformed), "--malformed is a fraction between 0 and 1");
     ensure!(args.sources > 0, "--sources must be at least 1");
-    let tls = match &args.ca {
-        None if args.url.starts_with("wss://") => {
-            bail!(
-                "{} needs --ca FILE, the authority that signed the gateway's certificate",
-                args.url
-            )
-        }
-        None => None,
-        Some(ca) => Some(tls::config(ca, args.cert.as_deref().zip(args.key.as_deref()))?),
-    };
+    let identity = args.cert.as_deref().zip(args.key.as_deref());
+    let tls = args
+        .url
+        .starts_with("wss://")
+        .then(|| tls::config(args.ca.as_deref(), identity))
+        .transpose()?;
     let mut template = Options::new(args.url.clone(), "");
     template.tls = tls;
     template.model = Some("tidegate simulate".into());

@@ -70,9 +70,15 @@ impl Settings {
     /// # Errors
     /// Everything that is wrong, each fault with its line.
     pub fn load(file: &Path) -> Result<Self, Faults> {
-        let text = std::fs::read_to_string(file)
-            .map_err(|e| Faults::of_file(file, format!("cannot be read: {e}")))?;
-        Self::build(&text, file, &Surroundings::of_host(), true)
+        Self::build(&read(file)?, file, &Surroundings::of_host(), true)
+    }
+
+    /// Like [`Self::load`], but the files it names may be missing or unreadable.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file itself, each fault with its line.
+    pub fn load_unchecked_files(file: &Path) -> Result<Self, Faults> {
+        Self::build(&read(file)?, file, &Surroundings::of_host(), false)
     }
 
     /// Checks a configuration without touching the files it names. `file` says where relative
@@ -256,6 +262,10 @@ impl Surroundings {
             .filter(|first| !first.as_os_str().is_empty());
         Self { host_name, state_directory }
     }
+}
+
+fn read(file: &Path) -> Result<String, Faults> {
+    std::fs::read_to_string(file).map_err(|e| Faults::of_file(file, format!("cannot be read: {e}")))
 }
 
 /// The schema keeps it far below what 32 bits hold.

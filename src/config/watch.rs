@@ -143,9 +143,9 @@ fn stamp(path: &Path) -> Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::registry::Patterns;
     use crate::config::registry::edit::Editor;
     use crate::core::ids::DeviceId;
+    use crate::core::policy::Permissions;
 
     const LIMIT: Duration = Duration::from_secs(2);
 
@@ -155,7 +155,7 @@ mod tests {
 
     fn add(path: &Path, device: &str) {
         let mut editor = Editor::open(path).unwrap();
-        editor.add(&DeviceId::new(device).unwrap(), &Patterns::default(), 0.0).unwrap();
+        editor.add(&DeviceId::new(device).unwrap(), &Permissions::default(), 0.0).unwrap();
         editor.save().unwrap();
     }
 

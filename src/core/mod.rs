@@ -6,7 +6,9 @@
 pub mod backoff;
 pub mod batch;
 mod cbor;
+pub mod delivery;
 pub mod frame;
 pub mod ids;
+pub mod payload;
 pub mod policy;
 pub mod senml;

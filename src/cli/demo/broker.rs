@@ -41,17 +41,17 @@ const QUIET_AT_MOST: Duration = Duration::from_secs(2);
 
 /// Arguments of the hidden command.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {
+pub(in crate::cli) struct Args {
     /// Where clients connect.
     #[arg(long)]
-    pub listen: SocketAddr,
+    listen: SocketAddr,
 }
 
 /// Runs the broker until stdin ends.
 ///
 /// # Errors
 /// When the address cannot be listened on, or rumqttd does not start.
-pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let private = [free_address()?, free_address()?];
     let mut broker = Broker::new(config(private));
     let (mut link_tx, link_rx) = broker.link("demo").context("no link into the broker")?;

@@ -5,7 +5,7 @@
 //! advisory lock on a file beside it, which stays there (to delete it would let two writers hold
 //! two different files of that name).
 
-use std::fs::{File, OpenOptions, Permissions as Mode};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use fs4::FileExt;
 use rand::TryRngCore;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
-use super::{Hash, Patterns, Registry};
+use super::{Hash, Registry};
 use crate::config::fault::Faults;
 use crate::config::units::datetime_from_unix;
 use crate::core::ids::DeviceId;
-use crate::core::policy::{BadPattern, Pattern};
+use crate::core::policy::{Pattern, Permissions};
 
 /// What every token begins with, so that one that leaked can be recognised.
 pub const TOKEN_PREFIX: &str = "tg_";
@@ -38,9 +38,6 @@ pub enum EditError {
     /// There is no such device.
     #[error("{0} is not registered; `tidegate device list` shows who is")]
     Unknown(DeviceId),
-    /// A pattern cannot be used.
-    #[error(transparent)]
-    Pattern(#[from] BadPattern),
     /// A file or the random source failed.
     #[error("{action} {}: {source}", .path.display())]
     Io {
@@ -99,30 +96,22 @@ impl Editor {
     /// seconds.
     ///
     /// # Errors
-    /// When it is registered already or a pattern is not one.
+    /// When it is registered already.
     pub fn add(
         &mut self,
         device: &DeviceId,
-        patterns: &Patterns,
+        permissions: &Permissions,
         now: f64,
     ) -> Result<String, EditError> {
         if self.registry.get(device).is_some() {
             return Err(EditError::Exists(device.clone()));
         }
-        for text in patterns.readings.iter().chain(&patterns.commands) {
-            Pattern::new(text)?;
-        }
         let token = new_token()?;
-        let readings = if patterns.readings.is_empty() {
-            Array::from_iter(["*"])
-        } else {
-            patterns.readings.iter().collect()
-        };
         let mut entry = Table::new();
         entry.insert("token", toml_edit::value(Hash::of(&token).to_string()));
         entry.insert("created", Item::Value(datetime_from_unix(now).into()));
-        entry.insert("readings", toml_edit::value(readings));
-        entry.insert("commands", toml_edit::value(patterns.commands.iter().collect::<Array>()));
+        entry.insert("readings", toml_edit::value(list(&permissions.readings)));
+        entry.insert("commands", toml_edit::value(list(&permissions.commands)));
         self.devices()?.insert(device.as_str(), Item::Table(entry));
         Ok(token)
     }
@@ -218,7 +207,7 @@ impl Editor {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
                 .map_err(io("cannot set the owner of", temporary))?;
         }
-        file.set_permissions(Mode::from_mode(mode))
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
             .map_err(io("cannot set the mode of", temporary))?;
         file.sync_all().map_err(io("cannot sync", temporary))?;
         std::fs::rename(temporary, &self.path).map_err(io("cannot replace", &self.path))?;
@@ -243,6 +232,14 @@ impl Editor {
             .and_then(Item::as_table_like_mut)
             .ok_or_else(|| EditError::Unknown(device.clone()))
     }
+}
+
+/// An empty list allows everything; the file says so in so many words.
+fn list(patterns: &[Pattern]) -> Array {
+    if patterns.is_empty() {
+        return Array::from_iter(["*"]);
+    }
+    patterns.iter().map(Pattern::as_str).collect()
 }
 
 /// 256 random bits from the system, base64url.
@@ -286,7 +283,7 @@ mod tests {
 
     fn add(path: &Path, device: &str) -> String {
         let mut editor = Editor::open(path).unwrap();
-        let token = editor.add(&id(device), &Patterns::default(), NOW).unwrap();
+        let token = editor.add(&id(device), &Permissions::default(), NOW).unwrap();
         editor.save().unwrap();
         token
     }
@@ -346,7 +343,7 @@ mod tests {
         let credential = load(&path).credential(&id("a"), &token, NOW).unwrap();
         let mut editor = Editor::open(&path).unwrap();
         assert!(matches!(
-            editor.add(&id("a"), &Patterns::default(), NOW),
+            editor.add(&id("a"), &Permissions::default(), NOW),
             Err(EditError::Exists(_))
         ));
         assert!(matches!(editor.remove(&id("b")), Err(EditError::Unknown(_))));
@@ -433,7 +430,7 @@ mod tests {
         add(&path, "a");
         assert_eq!(mode(), 0o600);
         for (was, is) in [(0o640, 0o640), (0o644, 0o600), (0o600, 0o600), (0o400, 0o600)] {
-            std::fs::set_permissions(&path, Mode::from_mode(was)).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(was)).unwrap();
             add(&path, &format!("d{was}"));
             assert_eq!(mode(), is, "{was:o}");
         }
@@ -456,7 +453,7 @@ mod tests {
         add(&path, "a");
         let before = std::fs::read(&path).unwrap();
         let mut editor = Editor::open(&path).unwrap();
-        editor.add(&id("b"), &Patterns::default(), NOW).unwrap();
+        editor.add(&id("b"), &Permissions::default(), NOW).unwrap();
         // A folder stands where the new file would be written.
         std::fs::create_dir(beside(&path, ".new")).unwrap();
         assert!(matches!(editor.save(), Err(EditError::Io { .. })));

@@ -1,7 +1,5 @@
 //! Writes resolved packs.
 
-use ciborium_ll::Header;
-
 use super::Label;
 use crate::core::batch::{Reading, Value};
 use crate::core::cbor::Writer;
@@ -82,12 +80,11 @@ fn key(w: &mut Writer<'_>, label: Label) {
 fn number(w: &mut Writer<'_>, number: f64) {
     let whole = number.fract() == 0.0 && number.abs() <= EXACT_INTEGERS;
     let negative_zero = number == 0.0 && number.is_sign_negative();
-    w.header(if !whole || negative_zero {
-        Header::Float(number)
+    if !whole || negative_zero {
+        w.float(number);
     } else if number < 0.0 {
-        // CBOR writes the negative integer n as -1 - n.
-        Header::Negative(-number as u64 - 1)
+        w.negative(-number as u64 - 1);
     } else {
-        Header::Positive(number as u64)
-    });
+        w.uint(number as u64);
+    }
 }
