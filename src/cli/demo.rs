@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
 
 use super::http;
 use crate::config::units::parse_time;
@@ -250,7 +249,10 @@ impl Stage {
         let broker = match self.back_at {
             None => "up".to_owned(),
             Some(at) => {
-                format!("gone, back in {} s", at.saturating_duration_since(Instant::now()).as_secs())
+                format!(
+                    "gone, back in {} s",
+                    at.saturating_duration_since(Instant::now()).as_secs()
+                )
             }
         };
         let buffered = match buffered(&self.dashboard).await {
