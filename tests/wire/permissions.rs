@@ -71,7 +71,7 @@ fn a_refusal_names_the_reading_and_what_is_allowed() {
     let permissions = Permissions { readings: patterns(&["temp*", "pump/?"]), commands: vec![] };
     let good = reading("temperature", "Cel", 1.0, NOW);
     let bad = reading("humidity", "%RH", 1.0, NOW);
-    assert_eq!(permissions.check(&[good.clone()]), Ok(()));
+    assert_eq!(permissions.check(std::slice::from_ref(&good)), Ok(()));
     let reject = permissions.check(&[good, bad]).unwrap_err();
     assert_eq!(reject.code, RejectCode::NameNotPermitted);
     assert_eq!(reject.code.code(), 2);

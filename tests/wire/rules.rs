@@ -275,7 +275,8 @@ fn bignums_round_to_the_nearest_double() {
                 bytes[0] = head;
                 bytes[6] = 0x04;
                 bytes[len - 2..].copy_from_slice(&tail);
-                let item: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                let item =
+                    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
                 for (tag, plus_one, sign) in [("c2", false, ""), ("c3", true, "-")] {
                     let expected: f64 =
                         format!("{sign}{}", decimal(&bytes, plus_one)).parse().unwrap();
