@@ -26,11 +26,13 @@
 mod announce;
 mod dial;
 mod inflight;
+mod lost;
 mod mqtt;
 mod reason;
 mod session;
 mod tls;
 mod topics;
+mod window;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -45,8 +47,9 @@ use tokio::time::{Instant, Sleep};
 use self::announce::{Announcements, Message};
 pub use self::dial::PasswordError;
 use self::dial::{DialError, Dialled, Will};
+use self::lost::Lost;
 use self::mqtt::{Description, Wire};
-use self::session::{Lost, Session};
+use self::session::Session;
 pub use self::tls::TlsError;
 use self::topics::Topics;
 use crate::config::{Mqtt, PayloadFormat};
