@@ -21,6 +21,7 @@
 //! - A broker that allows QoS 0 only is not used: nothing would ever be acknowledged.
 //! - `{prefix}/status` goes out first on every connection, and as the will when it breaks. `since`
 //!   in the will is when that connection was attempted, the broker adds no time of its own.
+//! - In [`Health`], `since` changes when the connection comes or goes, not with every attempt.
 //! - All retained announcements go out again on every connection: the broker may have lost them.
 
 mod announce;

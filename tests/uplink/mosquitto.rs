@@ -195,7 +195,7 @@ async fn killed_mid_stream(version: MqttVersion) {
         let mut subscriber = mosquitto.subscribe().await;
         // The first that comes is the first without PUBACK.
         let first = driver.beside(subscriber.next_on("/readings")).await;
-        let expected = (0..).find(|n| !before.contains(n)).unwrap();
+        let expected = (0..COUNT).find(|n| !before.contains(n)).unwrap();
         assert_eq!(seq(&first), expected as u64 + 1);
         if kill_at == 9000 {
             let rest = async {
