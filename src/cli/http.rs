@@ -84,7 +84,8 @@ impl Gateway {
         Ok(body)
     }
 
-    async fn request(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    /// Gets `path` and returns the answer, whatever its status.
+    pub(super) async fn request(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
         let stream = TcpStream::connect(&self.authority).await?;
         let Some(certificate) = &self.certificate else {
             return exchange(stream, &self.authority, path).await;

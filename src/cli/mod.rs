@@ -4,9 +4,13 @@
 //! 2 wrong usage, 78 invalid configuration.
 
 mod check;
+mod curves;
+#[cfg(feature = "demo")]
+mod demo;
 mod device;
 mod http;
 mod run;
+mod simulate;
 mod status;
 
 use std::io;
@@ -26,13 +30,23 @@ const INVALID_CONFIGURATION: u8 = 78;
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let done = |()| ExitCode::SUCCESS;
     let outcome = match cli.command {
-        Command::Run(args) => run::run(&args),
-        Command::Check(args) => check::run(&args),
-        Command::Device(args) => device::run(args),
-        Command::Status(args) => status::run(&args),
+        Command::Run(args) => run::run(&args).map(done),
+        Command::Check(args) => check::run(&args).map(done),
+        Command::Device(args) => device::run(args).map(done),
+        Command::Status(args) => status::run(&args).map(done),
+        Command::Simulate(args) => simulate::run(&args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "demo")]
+        Command::DemoBroker(args) => demo::broker::run(&args),
+        #[cfg(feature = "demo")]
+        Command::DemoGateway(args) => {
+            demo::end_with_parent().and_then(|()| run::run(&args)).map(done)
+        }
     };
-    outcome.map_or_else(|error| report(&error), |()| ExitCode::SUCCESS)
+    outcome.unwrap_or_else(|error| report(&error))
 }
 
 /// Telemetry gateway: WebSocket devices in, MQTT out, nothing acknowledged ever lost.
@@ -53,6 +67,19 @@ enum Command {
     Device(device::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
+    /// Simulate devices, for trying and for load.
+    Simulate(simulate::Args),
+    /// Show everything on this machine: gateway, broker, devices, dashboard.
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
+    /// The broker of `demo`, as its child.
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoBroker(demo::broker::Args),
+    /// The gateway of `demo`, as its child: `run`, but it ends with its parent.
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoGateway(run::Args),
 }
 
 /// `--config FILE`

@@ -62,13 +62,17 @@ pub(super) async fn run(shared: Arc<Shared>, options: Options, target: Target, e
         };
         shared.tell_handle(|state| {
             state.best_effort.clear();
-            if std::mem::take(&mut state.connected) {
-                if let End::Lost { reason, .. } = &end {
-                    state.report(Event::Disconnected { reason: reason.clone() });
-                }
-            } else if let End::Lost { reason, .. } = &end {
-                state.report(Event::Unreachable { reason: reason.clone() });
-            }
+            let was_connected = std::mem::take(&mut state.connected);
+            let reason = match &end {
+                End::Stop(_) => return,
+                End::Lost { reason, .. } => reason.clone(),
+                End::Cut(_) => "broken off by this device".to_owned(),
+            };
+            state.report(if was_connected {
+                Event::Disconnected { reason }
+            } else {
+                Event::Unreachable { reason }
+            });
         });
         let wait = match end {
             End::Stop(stopped) => break stopped,
@@ -247,15 +251,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
         if let Poll::Ready(end) = self.poll_read(cx) {
             return Poll::Ready(end);
         }
+        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
+            return Poll::Ready(lost(&error));
+        }
+        // What was queued before the wish to end goes out before the goodbye.
         let wish = self.shared.with(|state| match state.cut.take() {
             Some(away) => Some(End::Cut(away)),
             None => state.closing.then_some(End::Stop(Stopped::Closed)),
         });
         if let Some(end) = wish {
             return Poll::Ready(end);
-        }
-        if let Poll::Ready(Err(error)) = self.poll_write(cx) {
-            return Poll::Ready(lost(&error));
         }
         self.poll_silence(cx)
     }

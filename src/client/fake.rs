@@ -14,8 +14,13 @@ use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::core::frame::{DeviceMessage, GatewayMessage, Hello, Welcome};
+use crate::core::ids::DeviceId;
+use crate::core::senml::{self, Limits};
 use crate::ports::lock;
 
+/// The gateway's clock when it says WELCOME.
+pub(crate) const TIME: f64 = 1_763_800_000.0;
+const LIMITS: Limits = Limits { max_records: 1000, max_ahead: 60.0 };
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Waits for `future`, but not for ever.
@@ -55,8 +60,8 @@ impl FakeGateway {
         while tcp.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {}
     }
 
-    /// Takes everything from everyone and acknowledges it, until the task is dropped. A pack that
-    /// is not a non-empty array is refused.
+    /// Takes everything from everyone and acknowledges it, until the task is dropped. A
+    /// malformed pack is refused.
     pub(crate) async fn serve(self, ledger: Arc<Mutex<Ledger>>) {
         loop {
             let (tcp, _) = self.listener.accept().await.unwrap();
@@ -79,14 +84,11 @@ pub(crate) struct Ledger {
 async fn serve_one(tcp: TcpStream, ledger: Arc<Mutex<Ledger>>) {
     let Some(mut session) = FakeSession::open(tcp).await else { return };
     let key = (session.device.clone(), session.hello.epoch.unwrap());
+    let device = DeviceId::new(&session.device).unwrap();
     let acked = lock(&ledger).seqs.get(&key).and_then(|seqs| seqs.last().copied()).unwrap_or(0);
     session.welcome(acked).await;
     while let Some((seq, pack)) = session.try_readings().await {
-        let value: ciborium::Value = ciborium::from_reader(pack.as_slice()).unwrap();
-        let good = value.as_array().is_some_and(|records| {
-            !records.is_empty()
-                && records.iter().all(|r| r.as_map().is_some_and(|map| !map.is_empty()))
-        });
+        let good = senml::resolve(&pack, &device, TIME, &LIMITS).is_ok();
         let answer = {
             let mut ledger = lock(&ledger);
             match seq {
@@ -150,14 +152,8 @@ impl FakeSession {
         max_frame: u64,
         heartbeat: u64,
     ) {
-        let welcome = Welcome {
-            gateway: "fake".into(),
-            time: 1_763_800_000.0,
-            acked,
-            window,
-            max_frame,
-            heartbeat,
-        };
+        let welcome =
+            Welcome { gateway: "fake".into(), time: TIME, acked, window, max_frame, heartbeat };
         self.send(&GatewayMessage::Welcome(welcome)).await;
     }
 

@@ -195,26 +195,23 @@ impl Client {
     /// # Errors
     /// When the client has ended, or the batch exceeds the gateway's largest message.
     pub async fn best_effort(&self, readings: &[Reading]) -> Result<bool, SendError> {
-        let pack = senml::encode(readings);
-        let mut queued = |state: &mut State| match offer_best_effort(state, &pack) {
+        self.best_effort_pack(&senml::encode(readings)).await
+    }
+
+    /// The same for a batch that is encoded already, as a SenML CBOR pack. Cancel safe.
+    ///
+    /// # Errors
+    /// As for [`Self::best_effort`].
+    pub async fn best_effort_pack(&self, pack: &[u8]) -> Result<bool, SendError> {
+        let queued = |state: &mut State| match offer_best_effort(state, pack) {
             Ok(None) if !state.connected => Some(Ok(false)),
             Ok(None) => None,
             Ok(Some(())) => Some(Ok(true)),
             Err(error) => Some(Err(error)),
         };
-        let result = self.shared.wait_for(&mut queued).await;
+        let result = self.shared.wait_for(queued).await;
         self.shared.wake_connection();
         result
-    }
-
-    /// Queues one best effort batch that is encoded already; `false` where there is no connection
-    /// or it is busy.
-    ///
-    /// # Errors
-    /// As for [`Self::best_effort`].
-    pub fn try_best_effort_pack(&self, pack: &[u8]) -> Result<bool, SendError> {
-        let queued = self.shared.tell_connection(|state| offer_best_effort(state, pack))?;
-        Ok(queued.is_some())
     }
 
     /// Answers a command. `value` is the result, or where `ok` is false what went wrong.
@@ -244,21 +241,6 @@ impl Client {
     /// Waits until `look` finds something; it is asked again after every change.
     async fn until<T>(&self, mut look: impl FnMut(&State) -> Option<T>) -> T {
         self.shared.wait_for(|state| look(state)).await
-    }
-
-    /// Waits until the highest settled number exceeds `seq`, a connection begins or ends, events
-    /// are waiting, or the client has ended, and returns the number. For callers that watch many
-    /// things at once; most want [`Self::event`].
-    pub async fn progress(&self, seq: u64) -> u64 {
-        let connected = self.is_connected();
-        self.until(|state| {
-            let news = state.window.acked() > seq
-                || state.connected != connected
-                || state.has_events()
-                || state.stopped.is_some();
-            news.then(|| state.window.acked())
-        })
-        .await
     }
 
     /// Waits until every batch is settled, or the client has ended, and returns how many are not.

@@ -165,11 +165,6 @@ impl State {
         })
     }
 
-    /// Whether events wait to be fetched, besides acknowledgements.
-    pub(super) fn has_events(&self) -> bool {
-        self.missed > 0 || !self.events.is_empty()
-    }
-
     /// A command came. Says whether it is new; one that was carried out already is answered again.
     pub(super) fn command_came(&mut self, id: &str) -> bool {
         if let Some((_, result)) = self.commands.iter().find(|(known, _)| known == id) {

@@ -18,20 +18,38 @@ pub enum TlsError {
         /// What is wrong with it.
         problem: String,
     },
+    /// No `ca` was given, and the system has none either.
+    #[error("this system has no trusted certificate authorities: name the gateway's own")]
+    NoRoots,
     /// rustls refuses the combination.
     #[error("these TLS files do not go together: {0}")]
     Rustls(#[from] tokio_rustls::rustls::Error),
 }
 
-/// A configuration that trusts the certificate authorities in the PEM file `ca` and no others, and
-/// shows the certificate and key of `identity`, two PEM files, if the gateway asks for one.
+/// A configuration that trusts the certificate authorities in the PEM file `ca` and no others, or
+/// without one those the system trusts, and that shows the certificate and key of `identity`, two
+/// PEM files, if the gateway asks for one.
 ///
 /// # Errors
 /// When a file cannot be read or does not hold what it should, or key and certificate do not match.
-pub fn config(ca: &Path, identity: Option<(&Path, &Path)>) -> Result<Arc<ClientConfig>, TlsError> {
+pub fn config(
+    ca: Option<&Path>,
+    identity: Option<(&Path, &Path)>,
+) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate)?;
+    match ca {
+        Some(ca) => {
+            for certificate in certificates(ca)? {
+                roots.add(certificate)?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            let (usable, _) = roots.add_parsable_certificates(found.certs);
+            if usable == 0 {
+                return Err(TlsError::NoRoots);
+            }
+        }
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()?
