@@ -1,6 +1,10 @@
 //! The configuration: [`Settings`] is what the rest of the program works with, checked and
 //! complete.
 
+pub mod fault;
+pub mod registry;
+pub mod units;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
