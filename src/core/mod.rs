@@ -4,4 +4,8 @@
 //! arguments, actions are return values, so a test can run a million steps in a second.
 
 pub mod batch;
+mod cbor;
+pub mod frame;
 pub mod ids;
+pub mod policy;
+pub mod senml;
