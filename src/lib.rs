@@ -3,5 +3,6 @@
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod device;
 pub mod metrics;
 pub mod ports;

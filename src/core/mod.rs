@@ -8,4 +8,6 @@ mod cbor;
 pub mod frame;
 pub mod ids;
 pub mod policy;
+pub mod quota;
 pub mod senml;
+pub mod session;
