@@ -14,6 +14,10 @@ pub mod text;
 pub mod units;
 pub mod watch;
 
+pub mod fault;
+pub mod registry;
+pub mod units;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
