@@ -53,7 +53,8 @@ pub(crate) async fn greet(
     let holds = proof.clone();
     let mut presence = Presence::begin(Arc::clone(&shared), device.clone(), id);
     lock(&shared.sessions).insert(device.clone(), id, Arc::clone(&link), proof);
-    let facts = facts(&hello, peer.ip().to_canonical().to_string(), shared.unix());
+    let facts =
+        Arc::new(facts(&hello, peer.ip().to_canonical().to_string(), shared.unix()));
     shared.context.feed.device_up(&device, &facts);
     // Whatever happened between the check of the credentials and now was before the session could
     // be found and told.
@@ -68,7 +69,7 @@ pub(crate) async fn greet(
     let welcomed = match end {
         Some(close) => Err(End::Close(close)),
         None => {
-            let resumed = timeout_at(deadline, open(&mut presence, &device, &hello, &link));
+            let resumed = timeout_at(deadline, open(&mut presence, &device, hello.epoch, &facts, &link));
             match resumed.await {
                 Ok(resumed) => resumed,
                 Err(_) => Err(End::Close(Close::new(
@@ -136,15 +137,17 @@ async fn hello(
 async fn open(
     presence: &mut Presence,
     device: &DeviceId,
-    hello: &Hello,
+    epoch: Option<u64>,
+    facts: &Arc<DeviceFacts>,
     link: &Arc<Link>,
 ) -> Result<Resume, End> {
     let (welcome, answer) = oneshot::channel();
     let opened = DeviceEvent::Opened {
         session: presence.session(),
         device: device.clone(),
-        epoch: hello.epoch,
+        epoch,
         link: Arc::clone(link),
+        facts: Arc::clone(facts),
         welcome,
     };
     presence.open(opened).await.map_err(|_| End::Close(restarting()))?;

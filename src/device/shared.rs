@@ -22,7 +22,7 @@ use crate::ports::{Budget, Clock, DeviceSender, Feed, lock};
 
 /// How far ahead of the gateway's clock a reading's time may lie, in seconds. Time relative to now
 /// needs none; a device with a clock of its own may be a little fast.
-const MAX_AHEAD: f64 = 3600.0;
+const MAX_AHEAD: f64 = 86_400.0;
 /// TLS handshakes at a time; each holds some 30 KiB.
 const TLS_AT_A_TIME: usize = 256;
 /// Connections over a limit that get to hear so at a time; others are just dropped.
