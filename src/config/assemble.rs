@@ -12,7 +12,7 @@ use super::{
 /// The settings; where a value is faulty its default stands in, as the fault is reported already.
 pub(super) fn settings(
     values: Values,
-    source: Source<'_>,
+    source: &Source<'_>,
     host: &Surroundings,
     faults: &mut Faults,
 ) -> Settings {
@@ -43,7 +43,7 @@ pub(super) fn settings(
 
 fn gateway_id(
     values: &Values,
-    source: Source<'_>,
+    source: &Source<'_>,
     host: &Surroundings,
     faults: &mut Faults,
 ) -> String {

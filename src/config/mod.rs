@@ -100,11 +100,12 @@ impl Settings {
         }
     }
 
-    /// The files whose contents are taken up while running: certificates and keys of the
-    /// listeners. (The registry has a watch of its own, the uplink reads its files on connecting.)
+    /// The files whose contents the device listener takes up while running: its certificate and
+    /// key and the authority of client certificates. (The registry has a watch of its own, the
+    /// uplink reads its files whenever it connects.)
     #[must_use]
     pub fn certificate_files(&self) -> Vec<PathBuf> {
-        let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
+        let tls = self.devices.tls.iter();
         tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
             .flatten()
             .cloned()
@@ -112,13 +113,13 @@ impl Settings {
     }
 
     fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
-        let source = Source { file, text };
+        let source = Source::new(file, text);
         let mut faults = Faults::default();
-        let values = Values::read(source, &mut faults);
-        let mut settings = assemble::settings(values, source, host, &mut faults);
+        let values = Values::read(&source, &mut faults);
+        let mut settings = assemble::settings(values, &source, host, &mut faults);
         let mut check = check::Check {
             values: &settings.values,
-            source,
+            source: &source,
             faults: &mut faults,
             warnings: Vec::new(),
         };

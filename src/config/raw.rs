@@ -43,7 +43,7 @@ pub struct Values {
 
 impl Values {
     /// Reads all keys of `source`. What is wrong goes to `faults`; the rest is in the answer.
-    pub fn read(source: Source<'_>, faults: &mut Faults) -> Self {
+    pub fn read(source: &Source<'_>, faults: &mut Faults) -> Self {
         let (root, errors) = DeTable::parse_recoverable(source.text);
         let mut values = Self::default();
         for error in &errors {
@@ -148,7 +148,7 @@ impl Values {
             .collect()
     }
 
-    fn table(&mut self, source: Source<'_>, path: &str, table: &DeTable<'_>, faults: &mut Faults) {
+    fn table(&mut self, source: &Source<'_>, path: &str, table: &DeTable<'_>, faults: &mut Faults) {
         for (name, value) in table {
             let dot = if path.is_empty() { "" } else { "." };
             let inner = format!("{path}{dot}{}", name.get_ref());
@@ -316,7 +316,7 @@ mod tests {
 
     fn read(text: &str) -> (Values, Vec<String>) {
         let mut faults = Faults::default();
-        let values = Values::read(Source { file: Path::new("t.toml"), text }, &mut faults);
+        let values = Values::read(&Source::new(Path::new("t.toml"), text), &mut faults);
         faults.sort();
         (values, faults.iter().map(ToString::to_string).collect())
     }
