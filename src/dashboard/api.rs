@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use bytes::Bytes;
@@ -96,8 +97,10 @@ pub(super) async fn devices(State(hub): State<Arc<Hub>>) -> Response<Body> {
 /// One device.
 pub(super) async fn device(
     State(hub): State<Arc<Hub>>,
-    Path(device): Path<String>,
+    path: Result<Path<String>, PathRejection>,
 ) -> Result<Response<Body>, Refusal> {
+    // What is not even UTF-8 is no device's id either.
+    let device = path.map_or_else(|_| String::new(), |Path(device)| device);
     let Some(slot) = hub.context().fleet.slot(&device) else {
         let device: String = device.chars().take(80).collect();
         let error = format!("no device {device:?} has connected since the gateway started");

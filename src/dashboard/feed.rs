@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::slot::{Room, Slot, State};
 use crate::core::batch::Batch;
@@ -102,10 +102,17 @@ impl Fleet {
         }
     }
 
-    /// Puts the slot on the list of changes. With the slot's lock held: whoever starts to watch
-    /// and then reads the slot either sees the change or finds it listed.
-    fn mark(&self, slot: &Arc<Slot>, state: &mut State) {
-        if self.watched.load(Ordering::Relaxed) && !state.queued {
+    /// Locks the slot to change it. Whether anyone watches is looked up after the lock is taken:
+    /// so whoever starts to watch and then reads the slot either sees the change or finds it listed.
+    fn change<'a>(&self, slot: &'a Slot) -> MutexGuard<'a, State> {
+        let mut state = lock(&slot.state);
+        state.watched = self.watched.load(Ordering::Relaxed);
+        state
+    }
+
+    /// Puts the changed slot on the list, if anyone watches.
+    fn list(&self, slot: &Arc<Slot>, state: &mut State) {
+        if state.watched && !state.queued {
             state.queued = true;
             lock(&self.changed).push(Arc::clone(slot));
         }
@@ -128,15 +135,15 @@ impl Fleet {
     fn forget_one(&self) -> Option<()> {
         loop {
             let (slot, departures) = lock(&self.away).pop_front()?;
-            let mut state = lock(&slot.state);
+            let mut state = self.change(&slot);
             if state.connected || state.departures != departures {
                 continue;
             }
             state.forgotten = true;
-            state.touched = true;
+            state.touched = state.watched;
             self.readings.fetch_sub(state.readings.len(), Ordering::Relaxed);
             state.readings = Vec::new();
-            self.mark(&slot, &mut state);
+            self.list(&slot, &mut state);
             drop(state);
             self.write().remove(slot.id.as_str());
             return Some(());
@@ -170,7 +177,7 @@ impl Feed for Fleet {
         // Not in the table: it was full when the device came.
         let Some(slot) = table.get(&batch.device) else { return };
         slot.saw(batch.received);
-        let mut state = lock(&slot.state);
+        let mut state = self.change(slot);
         let room = Room {
             names: self.limits.names,
             value: self.limits.value,
@@ -184,29 +191,29 @@ impl Feed for Fleet {
         if added > 0 {
             self.readings.fetch_add(added, Ordering::Relaxed);
         }
-        self.mark(slot, &mut state);
+        self.list(slot, &mut state);
     }
 
     fn device_up(&self, device: &DeviceId, facts: &DeviceFacts) {
         let Some(slot) = self.admit(device) else { return };
         slot.saw(facts.since);
-        let mut state = lock(&slot.state);
+        let mut state = self.change(&slot);
         if !state.connected {
             self.connected.fetch_add(1, Ordering::Relaxed);
         }
         state.arrive(facts);
-        self.mark(&slot, &mut state);
+        self.list(&slot, &mut state);
     }
 
     fn device_down(&self, device: &DeviceId, time: f64) {
         let Some(slot) = self.slot(device.as_str()) else { return };
-        let mut state = lock(&slot.state);
+        let mut state = self.change(&slot);
         if !state.connected {
             return;
         }
         self.connected.fetch_sub(1, Ordering::Relaxed);
         state.depart(time);
-        self.mark(&slot, &mut state);
+        self.list(&slot, &mut state);
         let departures = state.departures;
         drop(state);
         self.note_away(slot, departures);

@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) incomplete: bool,
     /// No longer in the table.
     pub(super) forgotten: bool,
+    /// Whether changes are noted for viewers; set by whoever takes the lock to change something.
+    pub(super) watched: bool,
     /// Whether the slot stands in the list of changes.
     pub(super) queued: bool,
     /// Something besides the readings has changed since the last tick.
@@ -107,7 +109,7 @@ impl State {
         self.model = facts.model.as_deref().map(cut);
         self.firmware = facts.firmware.as_deref().map(cut);
         self.address = (!facts.address.is_empty()).then(|| cut(&facts.address));
-        self.touched = true;
+        self.touched = self.watched;
     }
 
     /// The device has gone.
@@ -115,7 +117,7 @@ impl State {
         self.connected = false;
         self.since = time;
         self.departures += 1;
-        self.touched = true;
+        self.touched = self.watched;
     }
 
     /// Takes `reading`, received at `now`, if it is not older than what is known. Returns whether a
@@ -133,7 +135,7 @@ impl State {
             Err(_) if self.readings.len() >= room.names || !room.more => {
                 if !self.incomplete {
                     self.incomplete = true;
-                    self.touched = true;
+                    self.touched = self.watched;
                 }
                 return false;
             }
@@ -144,7 +146,7 @@ impl State {
         };
         self.hint = if at + 1 < self.readings.len() { at + 1 } else { 0 };
         if let Some(latest) = self.readings.get_mut(at) {
-            latest.take(reading, now, room.value);
+            latest.fresh |= latest.take(reading, now, room.value) && self.watched;
         }
         added
     }
@@ -178,15 +180,15 @@ impl Latest {
         }
     }
 
-    /// In the steady state (same unit, same kind of value) this allocates nothing.
-    fn take(&mut self, reading: &Reading, now: f64, value_max: usize) {
+    /// Returns whether it took the reading. In the steady state (same unit, same kind of value)
+    /// this allocates nothing.
+    fn take(&mut self, reading: &Reading, now: f64, value_max: usize) -> bool {
         // A late reading is history, not the latest value.
         if reading.time < self.time && self.time <= now + AHEAD_MAX {
-            return;
+            return false;
         }
         self.time = reading.time;
         self.sum = reading.sum;
-        self.fresh = true;
         if self.unit != reading.unit {
             self.unit.clone_from(&reading.unit);
         }
@@ -214,6 +216,7 @@ impl Latest {
             }
             (mine, new) => mine.clone_from(new),
         }
+        true
     }
 }
 
