@@ -280,7 +280,7 @@ impl Heartbeat {
     /// What is due at `now`.
     pub fn beat(&mut self, now: Duration, rules: &Rules) -> Beat {
         if now >= self.deadline(rules) {
-            let silent = (now - self.heard).as_secs_f64();
+            let silent = now.saturating_sub(self.heard).as_secs_f64();
             let reason = format!("heartbeat missed: nothing received for {silent:.1} s");
             return Beat::Missed(Close::new(HEARTBEAT_MISSED, reason));
         }

@@ -10,32 +10,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Sink, SinkExt, Stream};
+use futures_util::{Sink, Stream};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Sleep, sleep_until, timeout};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio::time::{Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::handshake::linger;
+use super::ending::{End, WebSocket, part, restarting};
+use super::presence::Presence;
 use super::sessions::permissions;
 use super::shared::{Shared, Slot};
-use super::socket::{Metered, TooManyFragments};
-use super::submission::{Cargo, EngineGone, submit};
+use super::submission::{Cargo, EngineGone, Submission, submit};
 use crate::core::frame::GatewayMessage;
-use crate::core::ids::{DeviceId, SessionId};
 use crate::core::policy::Permissions;
 use crate::core::quota::TokenBucket;
-use crate::core::session::{
-    Beat, Close, Heartbeat, NOT_A_MESSAGE, OUT_OF_TURN, OVERLOADED, RESTARTING, Rules, Session,
-    Step, TOO_BIG, too_big,
-};
+use crate::core::session::{Beat, Close, Heartbeat, Session, Step};
 use crate::metrics::Code;
-use crate::ports::{DeviceEvent, Link, Outbound, lock};
-
-/// A device's WebSocket.
-pub(crate) type WebSocket = WebSocketStream<Metered>;
+use crate::ports::{DeviceEvent, Link, Outbound};
 
 /// Messages handled in one go before others get their turn.
 const MESSAGES_AT_A_TIME: usize = 64;
@@ -43,19 +33,8 @@ const MESSAGES_AT_A_TIME: usize = 64;
 const BYTES_AT_A_TIME: usize = 128 * 1024;
 /// REJECTs that wait to be written before the device is not read from.
 const REPLIES_AT_A_TIME: usize = 16;
-/// How long the Close frame may take to leave.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The feed hears of a device at most so often, in seconds.
 const SEEN_INTERVAL: f64 = 1.0;
-
-/// How a connection ends.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum End {
-    /// The peer has gone, with or without a Close, which is answered.
-    Gone,
-    /// The gateway ends it.
-    Close(Close),
-}
 
 /// A connected device.
 pub(crate) struct Connection {
@@ -69,12 +48,11 @@ pub(crate) struct Connection {
     heartbeat: Heartbeat,
     bucket: TokenBucket,
     /// A hand-over that has to wait; nothing is read meanwhile.
-    submission: Option<Pin<Box<dyn Future<Output = Result<(), EngineGone>> + Send>>>,
+    submission: Option<Submission>,
     replies: Vec<GatewayMessage>,
     /// When there are tokens again; nothing is read before.
     rested_at: Option<Duration>,
     seen: f64,
-    link_changed: bool,
     ping_due: bool,
     unflushed: bool,
     /// Nothing is read, and not through the device's own fault.
@@ -87,30 +65,22 @@ pub(crate) async fn drive(mut connection: Box<Connection>) {
     let end = {
         let mut changed = pin!(link.changed());
         let mut timer = pin!(sleep_until(connection.wake_at()));
+        // The link may have been told something while the device was greeted.
+        let mut news = true;
         std::future::poll_fn(|cx| {
             while changed.as_mut().poll(cx).is_ready() {
                 changed.set(link.changed());
-                connection.link_changed = true;
+                news = true;
             }
-            connection.turn(cx, timer.as_mut())
+            match connection.turn(cx, timer.as_mut(), std::mem::take(&mut news)) {
+                Ok(()) => Poll::Pending,
+                Err(end) => Poll::Ready(end),
+            }
         })
         .await
     };
     // Boxed, for what ends a connection would otherwise be kept room for all its life.
     Box::pin(finish(connection, end, link)).await;
-}
-
-/// Sends what is to be said, ends the WebSocket and gives the place free.
-pub(crate) async fn part(mut websocket: WebSocket, end: End, slot: Slot) {
-    if let End::Close(Close { code, reason }) = end {
-        tracing::debug!(code, reason, "closing a connection");
-        let frame = CloseFrame { code: code.into(), reason: reason.into() };
-        // Whether it arrives is the device's affair.
-        let _ = timeout(CLOSE_TIMEOUT, websocket.send(Message::Close(Some(frame)))).await;
-    }
-    linger(websocket.get_mut().get_mut()).await;
-    drop(websocket);
-    drop(slot);
 }
 
 async fn finish(connection: Box<Connection>, end: End, link: Arc<Link>) {
@@ -141,9 +111,9 @@ impl Connection {
         slot: Slot,
         permissions: (u64, Arc<Permissions>),
     ) -> Self {
-        let shared = &presence.shared;
+        let shared = presence.shared();
         // Fractions of the golden ratio lie evenly, however many there are.
-        let spread = (presence.session.0 as f64 * 0.618_033_988_749_895).fract();
+        let spread = (presence.session().0 as f64 * 0.618_033_988_749_895).fract();
         Self {
             heartbeat: Heartbeat::new(shared.now(), spread, &shared.rules),
             bucket: shared.bucket(),
@@ -157,17 +127,15 @@ impl Connection {
             replies: Vec::new(),
             rested_at: None,
             seen: 0.0,
-            // The link may have been told something while the device was greeted.
-            link_changed: true,
             ping_due: false,
-            // So may the socket hold a pong.
+            // A pong may be waiting.
             unflushed: true,
             paused: false,
         }
     }
 
     fn shared(&self) -> &Arc<Shared> {
-        &self.presence.shared
+        self.presence.shared()
     }
 
     /// When the timer must fire at the latest.
@@ -176,16 +144,14 @@ impl Connection {
         self.shared().instant(self.rested_at.map_or(beat, |rested| rested.min(beat)))
     }
 
-    /// Does everything that can be done now.
-    fn turn(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
-        match self.try_turn(cx, timer.as_mut()) {
-            Ok(()) => Poll::Pending,
-            Err(end) => Poll::Ready(end),
-        }
-    }
-
-    fn try_turn(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Result<(), End> {
-        if std::mem::take(&mut self.link_changed) {
+    /// Does everything that can be done now; `news` if the link has something to say.
+    fn turn(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        news: bool,
+    ) -> Result<(), End> {
+        if news {
             self.heed_link()?;
         }
         let now = self.shared().now();
@@ -197,7 +163,7 @@ impl Connection {
                 && let Poll::Ready(submitted) = submission.as_mut().poll(cx)
             {
                 self.submission = None;
-                submitted.map_err(|EngineGone| engine_gone())?;
+                submitted.map_err(|EngineGone| End::Close(restarting()))?;
             }
             self.write(cx)?;
             match self.read(cx, now)? {
@@ -243,7 +209,7 @@ impl Connection {
         if self.rested_at.is_some_and(|rested| rested <= now) {
             self.rested_at = None;
         }
-        match self.heartbeat.beat(now, &self.presence.shared.rules) {
+        match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}
             Beat::Ping => self.ping_due = true,
             Beat::Missed(close) => return Err(End::Close(close)),
@@ -252,14 +218,14 @@ impl Connection {
     }
 
     fn window_is_full(&mut self) -> bool {
-        let full = self.session.room(self.link.finished(), &self.presence.shared.rules) == 0;
+        let full = self.session.room(self.link.finished(), &self.presence.shared().rules) == 0;
         self.paused |= full;
         full
     }
 
     /// How many messages may be read now.
     fn room(&mut self, now: Duration) -> usize {
-        let window = self.session.room(self.link.finished(), &self.presence.shared.rules);
+        let window = self.session.room(self.link.finished(), &self.presence.shared().rules);
         let window = usize::try_from(window).unwrap_or(usize::MAX);
         let ours = if self.submission.is_some() || self.rested_at.is_some() { 0 } else { window };
         let paused = ours == 0;
@@ -282,7 +248,7 @@ impl Connection {
             self.paused = true;
             return Ok(Reading::Waiting);
         }
-        let mut inbox = Inbox::new(self.presence.shared.unix(), room.min(tokens));
+        let mut inbox = Inbox::new(self.presence.shared().unix(), room.min(tokens));
         let outcome = self.fill(cx, &mut inbox);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
@@ -311,7 +277,7 @@ impl Connection {
     }
 
     fn fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<Filled, End> {
-        let shared = Arc::clone(&self.presence.shared);
+        let shared = Arc::clone(self.presence.shared());
         let changes = shared.registry_changes();
         if self.permissions.0 != changes {
             self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
@@ -386,7 +352,7 @@ impl Connection {
     /// Hands the inbox to the engine; whether that is done already.
     fn hand_on(&mut self, inbox: Inbox) -> Result<bool, End> {
         let Some(mut cargo) = inbox.cargo else { return Ok(true) };
-        let session = self.presence.session;
+        let session = self.presence.session();
         if !cargo.waits() {
             match self.shared().context.events.try_reserve() {
                 Ok(permit) => {
@@ -394,16 +360,16 @@ impl Connection {
                     return Ok(true);
                 }
                 Err(TrySendError::Full(())) => {}
-                Err(TrySendError::Closed(())) => return Err(engine_gone()),
+                Err(TrySendError::Closed(())) => return Err(End::Close(restarting())),
             }
         }
-        self.submission = Some(Box::pin(submit(session, cargo)));
+        self.submission = Some(submit(session, cargo));
         Ok(false)
     }
 
     /// Writes what there is to say, unless the device still has to take what was said before.
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let rules = &self.presence.shared.rules;
+        let rules = &self.presence.shared().rules;
         let failed = |error| End::of(error, rules);
         loop {
             if self.unflushed {
@@ -460,102 +426,5 @@ struct Inbox {
 impl Inbox {
     fn new(received: f64, room: usize) -> Self {
         Self { received, room, messages: 0, bytes: 0, cargo: None }
-    }
-}
-
-impl End {
-    /// What an error of the WebSocket means for the connection. tungstenite only stops; the Close
-    /// frame is ours to send.
-    pub(crate) fn of(error: Error, rules: &Rules) -> Self {
-        let close = |code, reason: String| Self::Close(Close::new(code, reason));
-        match error {
-            Error::Capacity(_) => Self::Close(too_big(rules.max_frame)),
-            Error::Utf8(_) => close(NOT_A_MESSAGE, "text that is not UTF-8".to_owned()),
-            Error::Io(error) if error.get_ref().is_some_and(|e| e.is::<TooManyFragments>()) => {
-                close(TOO_BIG, TooManyFragments.to_string())
-            }
-            Error::Protocol(
-                ProtocolError::ResetWithoutClosingHandshake
-                | ProtocolError::SendAfterClosing
-                | ProtocolError::ReceivedAfterClosing,
-            ) => Self::Gone,
-            Error::Protocol(error) => close(OUT_OF_TURN, error.to_string()),
-            Error::WriteBufferFull(_) => {
-                close(OVERLOADED, "overloaded: this device does not read".to_owned())
-            }
-            _ => Self::Gone,
-        }
-    }
-}
-
-fn engine_gone() -> End {
-    End::Close(Close::new(RESTARTING, "the gateway is restarting: connect again"))
-}
-
-/// That a device is here, as the engine, the feed and the sessions know it. However the connection
-/// ends, they get to know.
-pub(crate) struct Presence {
-    shared: Arc<Shared>,
-    device: DeviceId,
-    session: SessionId,
-    opened: bool,
-    left: bool,
-}
-
-impl Presence {
-    pub(crate) fn begin(shared: Arc<Shared>, device: DeviceId, session: SessionId) -> Self {
-        shared.context.metrics.devices_connected.inc();
-        Self { shared, device, session, opened: false, left: false }
-    }
-
-    pub(crate) fn session(&self) -> SessionId {
-        self.session
-    }
-
-    /// Tells the engine that it has begun.
-    pub(crate) async fn open(&mut self, opened: DeviceEvent) -> Result<(), EngineGone> {
-        let permit = self.shared.context.events.reserve().await.map_err(|_| EngineGone)?;
-        permit.send(opened);
-        self.opened = true;
-        Ok(())
-    }
-
-    /// Tells everybody that it has ended.
-    pub(crate) async fn leave(mut self) {
-        self.forget();
-        if std::mem::take(&mut self.opened) {
-            // An engine that is gone need not hear it.
-            let _ = self.shared.context.events.send(self.closed()).await;
-        }
-    }
-
-    fn closed(&self) -> DeviceEvent {
-        DeviceEvent::Closed { session: self.session }
-    }
-
-    fn forget(&mut self) {
-        if std::mem::replace(&mut self.left, true) {
-            return;
-        }
-        self.shared.context.metrics.devices_connected.dec();
-        // One that was replaced is still there as far as the feed is concerned.
-        if lock(&self.shared.sessions).remove(&self.device, self.session) {
-            self.shared.context.feed.device_down(&self.device, self.shared.unix());
-        }
-    }
-}
-
-impl Drop for Presence {
-    /// For a task that ends without [`Self::leave`]: by a panic, or with the runtime.
-    fn drop(&mut self) {
-        self.forget();
-        if self.opened
-            && let Err(TrySendError::Full(closed)) =
-                self.shared.context.events.try_send(self.closed())
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let events = self.shared.context.events.clone();
-            runtime.spawn(async move { events.send(closed).await });
-        }
     }
 }

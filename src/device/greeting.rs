@@ -7,13 +7,15 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::connection::{Connection, End, Presence, WebSocket, part};
+use super::connection::Connection;
+use super::ending::{End, WebSocket, part, restarting};
 use super::handshake::Upgraded;
+use super::presence::Presence;
 use super::sessions::{permissions, revoked};
 use super::shared::{Shared, Slot};
 use crate::core::frame::{GatewayMessage, Hello, Welcome};
 use crate::core::ids::DeviceId;
-use crate::core::session::{Close, OUT_OF_TURN, OVERLOADED, RESTARTING, Session, Step};
+use crate::core::session::{Close, OUT_OF_TURN, OVERLOADED, Session, Step};
 use crate::ports::{DeviceEvent, DeviceFacts, Link, Resume, lock};
 
 /// Greets a device before `deadline`. `None`: the connection has ended, with a Close frame that
@@ -66,18 +68,14 @@ pub(crate) async fn greet(
     } else {
         None
     };
-    let welcomed = match end {
-        Some(close) => Err(End::Close(close)),
-        None => {
-            let resumed = timeout_at(deadline, open(&mut presence, &device, hello.epoch, &facts, &link));
-            match resumed.await {
-                Ok(resumed) => resumed,
-                Err(_) => Err(End::Close(Close::new(
-                    OVERLOADED,
-                    "overloaded: HELLO could not be answered in time, try again later",
-                ))),
-            }
-        }
+    let welcomed = if let Some(close) = end {
+        Err(End::Close(close))
+    } else {
+        let resumed = timeout_at(deadline, open(&mut presence, &device, hello.epoch, &facts, &link));
+        resumed.await.unwrap_or_else(|_| {
+            let reason = "overloaded: HELLO could not be answered in time, try again later";
+            Err(End::Close(Close::new(OVERLOADED, reason)))
+        })
     };
     let end = match welcomed {
         Ok(resume) => {
@@ -152,10 +150,6 @@ async fn open(
     };
     presence.open(opened).await.map_err(|_| End::Close(restarting()))?;
     answer.await.map_err(|_| End::Close(restarting()))
-}
-
-fn restarting() -> Close {
-    Close::new(RESTARTING, "the gateway is restarting: connect again")
 }
 
 fn welcome(shared: &Shared, resume: Resume) -> Message {

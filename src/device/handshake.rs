@@ -12,6 +12,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::ending::{LINGER, linger};
 use super::refusal::Refusal;
 use super::request::{self, Head, Request};
 use super::sessions::Proof;
@@ -22,10 +23,6 @@ use crate::core::ids::DeviceId;
 
 /// How long a connection that is over a limit may take to hear so.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection stays after the gateway's last word, so that it arrives.
-const LINGER: Duration = Duration::from_secs(2);
-/// What is read and thrown away meanwhile, in bytes.
-const LINGER_BYTES: usize = 1 << 20;
 /// Room for a common request head.
 const HEAD: usize = 1024;
 
@@ -104,25 +101,6 @@ pub(crate) async fn serve(arrival: Arrival, shared: Arc<Shared>) {
     if let Some(connection) = Box::pin(greeting::greet(upgraded, deadline, shared)).await {
         tokio::spawn(connection::drive(connection));
     }
-}
-
-/// Ends the gateway's side and waits until the peer has ended its own: closing a socket with
-/// something unread in it would make the system throw away what the peer has not read yet.
-pub(crate) async fn linger(socket: &mut Socket) {
-    let parted = async {
-        socket.shutdown().await?;
-        let mut scrap = vec![0; 512];
-        let mut thrown_away = 0;
-        while thrown_away < LINGER_BYTES {
-            match socket.read(&mut scrap).await? {
-                0 => break,
-                n => thrown_away += n,
-            }
-        }
-        io::Result::Ok(())
-    };
-    // However it ends, the socket is closed next.
-    let _ = timeout(LINGER, parted).await;
 }
 
 struct Accepted {

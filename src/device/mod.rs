@@ -17,9 +17,11 @@
 //! does not read is not read from either.
 
 mod connection;
+mod ending;
 mod greeting;
 mod handshake;
 mod listener;
+mod presence;
 mod refusal;
 mod request;
 mod sessions;

@@ -1,5 +1,6 @@
 //! Handing batches to the engine when that cannot be done at once.
 
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::shared::Shared;
@@ -20,9 +21,16 @@ pub(crate) struct Cargo {
     waiting: Option<Arc<Batch>>,
 }
 
+/// A hand-over under way.
+pub(crate) type Submission = Pin<Box<dyn Future<Output = Result<(), EngineGone>> + Send>>;
+
 /// Waits until the engine has taken all of `cargo`, and for the budget if need be. Dropped before
 /// that, what the engine has not taken is as if it had never been read.
-pub(crate) async fn submit(session: SessionId, mut cargo: Cargo) -> Result<(), EngineGone> {
+pub(crate) fn submit(session: SessionId, cargo: Cargo) -> Submission {
+    Box::pin(hand_over(session, cargo))
+}
+
+async fn hand_over(session: SessionId, mut cargo: Cargo) -> Result<(), EngineGone> {
     let shared = Arc::clone(&cargo.shared);
     loop {
         if !cargo.batches.is_empty() {

@@ -87,7 +87,9 @@ async fn without_budget_a_batch_waits_and_others_go_ahead_of_it() {
         taken.extend(batches);
         seq += 1;
     }
-    taken.iter().for_each(|submitted| bench.budget.give_back(weight(submitted)));
+    for submitted in &taken {
+        bench.budget.give_back(weight(submitted));
+    }
     assert!(bench.budget.try_take(700), "all of it came back");
     link.settle(6, 6);
     client.acked(6).await;
@@ -102,7 +104,9 @@ async fn what_waits_for_budget_at_a_close_gives_everything_back() {
     link.send(Outbound::Close { code: 4003, reason: "enough".to_owned() });
     assert_eq!(client.close_frame().await, (4003, "enough".to_owned()));
     bench.closed().await;
-    taken.iter().for_each(|submitted| bench.budget.give_back(weight(submitted)));
+    for submitted in &taken {
+        bench.budget.give_back(weight(submitted));
+    }
     assert!(bench.budget.try_take(700));
 }
 

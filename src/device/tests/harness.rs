@@ -75,7 +75,8 @@ pub(super) fn entry(id: &str, token: &str, more: &str) -> String {
 }
 
 pub(super) fn hash(token: &str) -> String {
-    let hex: String = Sha256::digest(token).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex =
+        Sha256::digest(token).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     format!("sha256:{hex}")
 }
 
@@ -317,7 +318,7 @@ pub(super) fn frame(first: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8>
     match payload.len() {
         n @ 0..=125 => bytes.push(masked | u8::try_from(n).unwrap()),
         n => {
-            bytes.push(masked | 126);
+            bytes.push(masked | 0x7e);
             bytes.extend(u16::try_from(n).unwrap().to_be_bytes());
         }
     }

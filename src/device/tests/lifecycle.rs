@@ -99,7 +99,7 @@ async fn a_second_connection_replaces_the_first_with_4009() {
                 welcome.send(Resume { epoch: 7, acked: 0 }).unwrap();
                 opened = Some(link);
             }
-            other => panic!("{other:?}"),
+            DeviceEvent::Batches { .. } => panic!("none were sent"),
         }
     }
     assert_eq!(closed, Some(greeted.session));
@@ -137,17 +137,7 @@ async fn a_session_on_the_old_token_ends_when_the_overlap_does() {
     let mut a = greeted_with(&mut bench, "a", "a-token").await;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let expires = now.as_secs() + 2;
-    let (days, seconds) = (expires / 86_400, expires % 86_400);
-    // Civil date from days since 1970 (H. Hinnant's algorithm), for TOML.
-    let z = days + 719_468;
-    let (era, doe) = (z / 146_097, z % 146_097);
-    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + u64::from(month <= 2);
-    let (h, m, s) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let date = format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}Z");
+    let date = crate::config::units::datetime_from_unix(expires as f64);
     let previous = format!("previous = {{ token = \"{}\", expires = {date} }}", hash("a-token"));
     let text = entry("a", "new", &previous) + &entry("b", "b-token", "");
     bench.registry.send_replace(parse(&text).into());

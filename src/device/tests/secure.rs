@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use futures_util::{SinkExt, StreamExt};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -98,7 +99,6 @@ async fn a_session_runs_over_tls() {
     request.headers_mut().insert("Sec-WebSocket-Protocol", "tidegate.v1".parse().unwrap());
     let (mut websocket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
     let send = |bytes: Vec<u8>| tokio_tungstenite::tungstenite::Message::Binary(bytes.into());
-    use futures_util::{SinkExt, StreamExt};
     websocket.send(send(hello(Some(7)).encode())).await.unwrap();
     let opened = bench.opened().await;
     opened.welcome.send(Resume { epoch: 7, acked: 0 }).unwrap();
