@@ -1,0 +1,590 @@
+//! Ticks and viewers.
+//!
+//! Ten times a second, while anyone watches, a tick collects what changed and renders it once for
+//! everybody. A viewer keeps no queue, only the number of the last tick it has sent: one that
+//! keeps pace sends the shared texts, one that was still busy gets the newest value of everything
+//! that changed since. So a slow viewer costs neither memory nor anyone else's time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::Context;
+use super::render::{self, Filter};
+use super::slot::Slot;
+use super::status::{Devices, Flow, Spool, Status, StatusMessage, Uplink};
+use crate::core::ids::DeviceId;
+use crate::ports::lock;
+
+/// How often viewers get news at most.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// How often they get the status when nothing of it has changed.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the spool's level is looked at.
+const FLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// A snapshot is sent in pieces of about this many bytes.
+const PIECE: usize = 32 * 1024;
+
+/// Where viewers come together. Lives in the dashboard's thread alone.
+#[derive(Debug)]
+pub(super) struct Hub {
+    context: Context,
+    viewers: AtomicUsize,
+    arrival: Notify,
+    flow: Mutex<Flow>,
+    ticks: watch::Sender<Arc<Tick>>,
+}
+
+/// What one tick found.
+#[derive(Debug, Default)]
+struct Tick {
+    version: u64,
+    changed: Vec<Arc<Slot>>,
+    /// One for everybody, in the order of `changed`.
+    messages: Vec<(DeviceId, Utf8Bytes)>,
+    /// The newest status and the tick that made it.
+    status: Utf8Bytes,
+    status_version: u64,
+    /// The tick that last found a device removed from the table.
+    removal_version: u64,
+}
+
+/// What viewers must hear of at once, as opposed to each second.
+#[derive(Debug, PartialEq)]
+struct Urgent {
+    uplink: Uplink,
+    devices: Devices,
+    fault: Option<String>,
+    buffering: bool,
+    lost_readings: u64,
+}
+
+impl Hub {
+    pub(super) fn new(context: Context) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            viewers: AtomicUsize::new(0),
+            arrival: Notify::new(),
+            flow: Mutex::default(),
+            ticks: watch::Sender::new(Arc::default()),
+        })
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The status now.
+    pub(super) fn status(&self) -> Status<'_> {
+        let context = &self.context;
+        let flow = lock(&self.flow).per_second();
+        Status {
+            gateway: &context.gateway,
+            version: &context.version,
+            uptime_s: (context.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            uplink: Uplink::new(context.health.uplink()),
+            spool: Spool::new(context.health.spool(), context.clock.unix(), flow),
+            devices: self.devices(),
+        }
+    }
+
+    fn devices(&self) -> Devices {
+        let fleet = &self.context.fleet;
+        Devices { connected: fleet.connected(), known: fleet.known() }
+    }
+
+    fn urgent(&self) -> Urgent {
+        let spool = self.context.health.spool();
+        Urgent {
+            uplink: Uplink::new(self.context.health.uplink()),
+            devices: self.devices(),
+            fault: spool.fault,
+            buffering: spool.batches > 0,
+            lost_readings: spool.lost_readings,
+        }
+    }
+
+    /// Lets a viewer in, unless there are `max` already.
+    pub(super) fn enter(self: &Arc<Self>, filter: Filter, max: usize) -> Option<Viewer> {
+        let before = self.viewers.load(Ordering::Relaxed);
+        if before >= max {
+            return None;
+        }
+        self.viewers.store(before + 1, Ordering::Relaxed);
+        self.context.metrics.viewers.inc();
+        // Before the snapshot reads the slots: see `Fleet::watch`.
+        self.context.fleet.watch(true);
+        self.arrival.notify_one();
+        let ticks = self.ticks.subscribe();
+        let mut viewer =
+            Viewer { hub: Arc::clone(self), filter, cursor: 0, ticks, pending: Pending::Nothing };
+        viewer.start_over();
+        Some(viewer)
+    }
+
+    fn leave(&self) {
+        self.viewers.fetch_sub(1, Ordering::Relaxed);
+        self.context.metrics.viewers.dec();
+    }
+
+    /// Ticks while anyone watches; for ever.
+    pub(super) async fn run(&self) {
+        let mut scratch = Vec::new();
+        loop {
+            self.arrival.notified().await;
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut last = None;
+            while self.viewers.load(Ordering::Relaxed) > 0 {
+                interval.tick().await;
+                self.tick(&mut scratch, &mut last);
+            }
+            self.context.fleet.watch(false);
+            self.forget_last_tick();
+        }
+    }
+
+    /// Nobody needs the last tick's texts any more; only its numbers go on.
+    fn forget_last_tick(&self) {
+        self.ticks.send_modify(|tick| {
+            let Tick { version, status_version, removal_version, .. } = **tick;
+            *tick = Arc::new(Tick { version, status_version, removal_version, ..Tick::default() });
+        });
+    }
+
+    /// Watches how the spool fills; for ever.
+    pub(super) async fn watch_flow(&self) {
+        let mut interval = tokio::time::interval(FLOW_EVERY);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let now = interval.tick().await;
+            let time = now.into_std().saturating_duration_since(self.context.started);
+            let batches = self.context.health.spool().batches;
+            lock(&self.flow).sample(time.as_secs_f64(), batches);
+        }
+    }
+
+    fn tick(&self, scratch: &mut Vec<Arc<Slot>>, last: &mut Option<(Instant, Urgent)>) {
+        let before = Arc::clone(&self.ticks.borrow());
+        let version = before.version + 1;
+        self.context.fleet.collect(version, scratch);
+
+        let now = Instant::now();
+        let urgent = self.urgent();
+        let due = last.as_ref().is_none_or(|(then, known)| {
+            *known != urgent || now.duration_since(*then) >= STATUS_EVERY
+        });
+        if scratch.is_empty() && !due {
+            return;
+        }
+        let (status, status_version) = if due {
+            *last = Some((now, urgent));
+            (self.status_message().into(), version)
+        } else {
+            (before.status.clone(), before.status_version)
+        };
+        let everyone = Filter::default();
+        let mut removal_version = before.removal_version;
+        let mut messages = Vec::with_capacity(scratch.len());
+        for slot in scratch.iter() {
+            if lock(&slot.state).forgotten {
+                removal_version = version;
+            }
+            for message in render::changes(slot, before.version, &everyone) {
+                messages.push((slot.id.clone(), message.into()));
+            }
+        }
+        let changed = scratch.clone();
+        self.ticks.send_replace(Arc::new(Tick {
+            version,
+            changed,
+            messages,
+            status,
+            status_version,
+            removal_version,
+        }));
+    }
+
+    fn status_message(&self) -> String {
+        let time = self.context.clock.unix();
+        render::text(&StatusMessage { kind: "status", time, status: self.status() })
+    }
+
+    /// The beginning of a snapshot, up to where its devices stand.
+    fn snapshot_head(&self) -> Vec<u8> {
+        let mut head = b"{\"type\":\"snapshot\",\"gateway\":".to_vec();
+        render::append(&mut head, &self.context.gateway);
+        head.extend_from_slice(b",\"version\":");
+        render::append(&mut head, &self.context.version);
+        head.extend_from_slice(b",\"time\":");
+        render::append(&mut head, &self.context.clock.unix());
+        head.extend_from_slice(b",\"status\":");
+        render::append(&mut head, &self.status());
+        head.extend_from_slice(b",\"devices\":");
+        head
+    }
+}
+
+/// A JSON array of devices, rendered piece by piece, so that it need not be in memory whole.
+#[derive(Debug)]
+pub(super) struct DeviceList {
+    slots: std::vec::IntoIter<Arc<Slot>>,
+    started: bool,
+    finished: bool,
+}
+
+impl DeviceList {
+    pub(super) fn new(context: &Context, filter: &Filter) -> Self {
+        let slots = match filter.devices() {
+            Some(wanted) => {
+                wanted.iter().filter_map(|id| context.fleet.slot(id.as_str())).collect()
+            }
+            None => context.fleet.slots(),
+        };
+        Self { slots: slots.into_iter(), started: false, finished: false }
+    }
+
+    /// Appends the next piece to `out`. Returns whether it was the last.
+    pub(super) fn append_piece(&mut self, filter: &Filter, out: &mut Vec<u8>) -> bool {
+        if self.finished {
+            return true;
+        }
+        if !self.started {
+            out.push(b'[');
+        }
+        while out.len() < PIECE {
+            let Some(slot) = self.slots.next() else {
+                out.push(b']');
+                self.finished = true;
+                return true;
+            };
+            if std::mem::replace(&mut self.started, true) {
+                out.push(b',');
+            }
+            render::device(&slot, filter, out);
+        }
+        false
+    }
+}
+
+/// One connection to the feed.
+#[derive(Debug)]
+pub(super) struct Viewer {
+    hub: Arc<Hub>,
+    filter: Filter,
+    /// The last tick whose news have been taken.
+    cursor: u64,
+    ticks: watch::Receiver<Arc<Tick>>,
+    pending: Pending,
+}
+
+/// What is still to be sent of the news taken last.
+#[derive(Debug)]
+enum Pending {
+    Nothing,
+    Snapshot {
+        list: DeviceList,
+        begun: bool,
+    },
+    Shared {
+        tick: Arc<Tick>,
+        next: usize,
+        status: bool,
+    },
+    Own {
+        slots: std::vec::IntoIter<Arc<Slot>>,
+        since: u64,
+        texts: Vec<String>,
+        status: Option<Utf8Bytes>,
+    },
+}
+
+/// A message of the feed or a part of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Whole(Utf8Bytes),
+    First(Bytes),
+    Middle(Bytes),
+    Last(Bytes),
+}
+
+impl Viewer {
+    /// Waits for news; false when there will be none any more. Cancel safe.
+    pub(super) async fn changed(&mut self) -> bool {
+        if self.ticks.changed().await.is_err() {
+            return false;
+        }
+        self.take();
+        true
+    }
+
+    /// The next piece to send, until there is none for now.
+    pub(super) fn next(&mut self) -> Option<Piece> {
+        match &mut self.pending {
+            Pending::Nothing => None,
+            Pending::Snapshot { list, begun } => {
+                let first = !std::mem::replace(begun, true);
+                let mut bytes = if first { self.hub.snapshot_head() } else { Vec::new() };
+                let last = list.append_piece(&self.filter, &mut bytes);
+                if last {
+                    bytes.push(b'}');
+                    self.pending = Pending::Nothing;
+                }
+                Some(match (first, last) {
+                    (true, true) => Piece::Whole(String::from_utf8(bytes).ok()?.into()),
+                    (true, false) => Piece::First(bytes.into()),
+                    (false, false) => Piece::Middle(bytes.into()),
+                    (false, true) => Piece::Last(bytes.into()),
+                })
+            }
+            Pending::Shared { tick, next, status } => {
+                while let Some((device, message)) = tick.messages.get(*next) {
+                    *next += 1;
+                    if self.filter.wants_device(device) {
+                        return Some(Piece::Whole(message.clone()));
+                    }
+                }
+                let message = std::mem::take(status).then(|| tick.status.clone());
+                self.finish(message)
+            }
+            Pending::Own { slots, since, texts, status } => loop {
+                if let Some(text) = texts.pop() {
+                    return Some(Piece::Whole(text.into()));
+                }
+                let Some(slot) = slots.next() else {
+                    let message = status.take();
+                    return self.finish(message);
+                };
+                if self.filter.wants_device(&slot.id) {
+                    texts.extend(render::changes(&slot, *since, &self.filter));
+                    texts.reverse();
+                }
+            },
+        }
+    }
+
+    fn finish(&mut self, status: Option<Utf8Bytes>) -> Option<Piece> {
+        self.pending = Pending::Nothing;
+        status.map(Piece::Whole)
+    }
+
+    /// Takes what is new since the last time.
+    fn take(&mut self) {
+        let tick = Arc::clone(&self.ticks.borrow_and_update());
+        let since = std::mem::replace(&mut self.cursor, tick.version);
+        let status = tick.status_version > since;
+        let keeps_pace = since + 1 == tick.version;
+        self.pending = if since >= tick.version {
+            Pending::Nothing
+        } else if keeps_pace && self.filter.takes_any_name() {
+            Pending::Shared { tick, next: 0, status }
+        } else if keeps_pace || tick.removal_version <= since {
+            let slots =
+                if keeps_pace { tick.changed.clone() } else { self.hub.context.fleet.slots() };
+            let status = status.then(|| tick.status.clone());
+            Pending::Own { slots: slots.into_iter(), since, texts: Vec::new(), status }
+        } else {
+            // A removed device is in no list any more; only a new snapshot can tell.
+            return self.start_over();
+        };
+    }
+
+    fn start_over(&mut self) {
+        self.cursor = self.ticks.borrow_and_update().version;
+        let list = DeviceList::new(&self.hub.context, &self.filter);
+        self.pending = Pending::Snapshot { list, begun: false };
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.hub.leave();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::core::batch::{Batch, Reading, Value};
+    use crate::dashboard::{Fleet, Limits};
+    use crate::ports::{Clock, DeviceFacts, Feed};
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn unix(&self) -> f64 {
+            1_763_800_000.0
+        }
+    }
+
+    fn hub(limits: Limits) -> Arc<Hub> {
+        Hub::new(Context {
+            gateway: "gw-1".into(),
+            version: "1".into(),
+            fleet: Arc::new(Fleet::with_limits(limits)),
+            health: Arc::default(),
+            metrics: Arc::default(),
+            clock: Arc::new(Stopped),
+            started: Instant::now(),
+            listening: Arc::default(),
+            allowed_hosts: vec![],
+        })
+    }
+
+    /// Ticks without a due status.
+    struct Ticker {
+        scratch: Vec<Arc<Slot>>,
+    }
+
+    impl Ticker {
+        fn tick(&mut self, hub: &Hub) {
+            let mut last = Some((tokio::time::Instant::now(), hub.urgent()));
+            hub.tick(&mut self.scratch, &mut last);
+        }
+    }
+
+    fn up(hub: &Hub, device: &str) {
+        let device = DeviceId::new(device).unwrap();
+        hub.context.fleet.device_up(&device, &DeviceFacts::default());
+    }
+
+    fn send(hub: &Hub, device: &str, value: f64) {
+        let reading = Reading {
+            name: "x".into(),
+            unit: None,
+            value: Some(Value::Number(value)),
+            sum: None,
+            time: value,
+            update_time: None,
+        };
+        let device = DeviceId::new(device).unwrap();
+        let readings = vec![reading];
+        let batch = Batch { device, epoch: 1, seq: None, received: value, readings };
+        hub.context.fleet.readings(&Arc::new(batch));
+    }
+
+    /// Everything the viewer has to send now.
+    fn drain(viewer: &mut Viewer) -> Vec<Json> {
+        let mut parts = Vec::new();
+        let mut messages = Vec::new();
+        while let Some(piece) = viewer.next() {
+            match piece {
+                Piece::Whole(text) => messages.push(text.to_string()),
+                Piece::First(bytes) | Piece::Middle(bytes) => parts.extend_from_slice(&bytes),
+                Piece::Last(bytes) => {
+                    parts.extend_from_slice(&bytes);
+                    messages.push(String::from_utf8(std::mem::take(&mut parts)).unwrap());
+                }
+            }
+        }
+        messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    }
+
+    fn news(viewer: &mut Viewer) -> Vec<Json> {
+        viewer.take();
+        drain(viewer)
+    }
+
+    #[test]
+    fn a_viewer_too_many_is_not_let_in_until_one_leaves() {
+        let hub = hub(Limits::default());
+        let first = hub.enter(Filter::default(), 2).unwrap();
+        let second = hub.enter(Filter::default(), 2);
+        assert!(second.is_some());
+        assert!(hub.enter(Filter::default(), 2).is_none());
+        drop(first);
+        assert_eq!(hub.context.metrics.viewers.get(), 1);
+        assert!(hub.enter(Filter::default(), 2).is_some());
+    }
+
+    #[test]
+    fn viewers_that_keep_pace_share_one_text() {
+        let hub = hub(Limits::default());
+        let mut ticker = Ticker { scratch: Vec::new() };
+        up(&hub, "a");
+        let mut viewers: Vec<_> =
+            (0..2).map(|_| hub.enter(Filter::default(), 9).unwrap()).collect();
+        for viewer in &mut viewers {
+            assert_eq!(drain(viewer).len(), 1);
+        }
+        send(&hub, "a", 1.0);
+        ticker.tick(&hub);
+        let texts: Vec<_> = viewers
+            .iter_mut()
+            .map(|viewer| {
+                viewer.take();
+                let Some(Piece::Whole(text)) = viewer.next() else { panic!("no message") };
+                text.as_ptr()
+            })
+            .collect();
+        assert_eq!(texts[0], texts[1]);
+    }
+
+    #[test]
+    fn a_viewer_that_missed_ticks_gets_each_newest_value_once() {
+        let hub = hub(Limits::default());
+        let mut ticker = Ticker { scratch: Vec::new() };
+        for device in ["a", "b", "c"] {
+            up(&hub, device);
+        }
+        let mut viewer = hub.enter(Filter::default(), 9).unwrap();
+        drain(&mut viewer);
+        for round in 1..=20_u32 {
+            send(&hub, "a", f64::from(round));
+            if round == 7 {
+                send(&hub, "b", 7.0);
+            }
+            ticker.tick(&hub);
+        }
+        let messages = news(&mut viewer);
+        let told: Vec<_> = messages
+            .iter()
+            .map(|m| (m["device"].as_str().unwrap(), m["readings"][0]["v"].as_f64().unwrap()))
+            .collect();
+        assert_eq!(told, [("a", 20.0), ("b", 7.0)]);
+        assert!(news(&mut viewer).is_empty());
+    }
+
+    #[test]
+    fn a_viewer_that_missed_a_removal_starts_over() {
+        let hub = hub(Limits { devices: 1, ..Limits::default() });
+        let mut ticker = Ticker { scratch: Vec::new() };
+        up(&hub, "a");
+        let mut viewer = hub.enter(Filter::default(), 9).unwrap();
+        drain(&mut viewer);
+        hub.context.fleet.device_down(&DeviceId::new("a").unwrap(), 1.0);
+        up(&hub, "b");
+        ticker.tick(&hub);
+        send(&hub, "b", 1.0);
+        ticker.tick(&hub);
+        let messages = news(&mut viewer);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(messages[0]["type"], "snapshot");
+        assert_eq!(messages[0]["devices"][0]["id"], "b");
+    }
+
+    #[test]
+    fn a_change_between_entering_and_the_first_tick_is_not_missed() {
+        let hub = hub(Limits::default());
+        let mut ticker = Ticker { scratch: Vec::new() };
+        up(&hub, "a");
+        let mut viewer = hub.enter(Filter::default(), 9).unwrap();
+        let snapshot = drain(&mut viewer);
+        assert_eq!(snapshot[0]["devices"][0]["readings"], serde_json::json!({}));
+        send(&hub, "a", 3.0);
+        ticker.tick(&hub);
+        assert_eq!(news(&mut viewer)[0]["readings"][0]["v"], 3.0);
+    }
+}
