@@ -187,6 +187,12 @@ impl Catalog {
         self.head
     }
 
+    /// When a new generation is begun.
+    #[must_use]
+    pub(super) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// The position after the last durable one.
     #[must_use]
     pub(super) fn next(&self) -> Position {
@@ -232,7 +238,9 @@ impl Catalog {
     #[must_use]
     pub(super) fn oldest_generation_received(&self) -> Option<f64> {
         let oldest = self.generations.iter().find(|generation| generation.end > self.head)?;
-        Some(self.ages.corrected(oldest.first, oldest.newest))
+        // Not finite where nothing of it can be read.
+        let newest = Some(oldest.newest).filter(|newest| newest.is_finite())?;
+        Some(self.ages.corrected(oldest.first, newest))
     }
 
     /// Writes `chunks`, which hold `batches`, and waits until they have reached the disk.

@@ -341,42 +341,37 @@ impl Generation {
         Ok(())
     }
 
-    /// Adds to `missing` what neither `places` nor it covers.
+    /// Adds to `missing` what neither `places` nor it covers, from `head` on.
     fn note_missing(&mut self, places: &[Place], head: Position) {
-        let found: u64 = places.iter().map(|place| u64::from(place.readings)).sum();
-        let known: u64 = self.missing.iter().map(|missing| missing.readings).sum();
         let mut gaps = Vec::new();
-        let mut next = self.first.max(head);
-        let ends = places.iter().map(|p| (p.first, p.end()));
-        for (first, end) in ends.chain([(self.end, self.end)]) {
+        let mut next = self.first;
+        let mut covered: Vec<_> = places.iter().map(|place| (place.first, place.end())).collect();
+        covered.extend(self.missing.iter().map(|missing| (missing.first, missing.end)));
+        covered.push((self.end, self.end));
+        covered.sort_unstable();
+        for (first, end) in covered {
             if first > next {
                 gaps.push((next, first));
             }
             next = next.max(end);
         }
-        for missing in &self.missing {
-            gaps = gaps
-                .into_iter()
-                .flat_map(|(first, end)| {
-                    [(first, end.min(missing.first)), (first.max(missing.end), end)]
-                })
-                .filter(|(first, end)| first < end)
-                .collect();
-        }
-        let lost: u64 = gaps.iter().map(|(first, end)| end - first).sum();
-        if lost == 0 {
-            return;
-        }
-        self.damaged = true;
         // What was written and is not there any more; where even that is not known, each batch
-        // counts for one reading at least.
-        let mut readings = self.readings.saturating_sub(found + known).max(lost);
-        let mut left = lost;
+        // counts for one reading at least. It is spread over all gaps, released ones as well.
+        let found: u64 = places.iter().map(|place| u64::from(place.readings)).sum();
+        let known: u64 = self.missing.iter().map(|missing| missing.readings).sum();
+        let mut left: u64 = gaps.iter().map(|(first, end)| end - first).sum();
+        let mut readings = self.readings.saturating_sub(found + known).max(left);
         for (first, end) in gaps {
-            let share = scale(readings, end - first, left);
+            let whole = end - first;
+            let share = scale(readings, whole, left);
             readings -= share;
-            left -= end - first;
-            self.missing.push(Missing { first, end, readings: share, reported: false });
+            left -= whole;
+            let first = first.max(head);
+            if first < end {
+                self.damaged = true;
+                let readings = scale(share, end - first, whole);
+                self.missing.push(Missing { first, end, readings, reported: false });
+            }
         }
     }
 

@@ -24,7 +24,7 @@ use crate::core::ids::Position;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, SpoolEvent};
 
-/// Memory of the batches that are committed together at most.
+/// Memory of the batches that are committed together at most; and no more than a generation.
 const GROUP_MAX: usize = 1024 * 1024;
 /// Between two attempts while the disk refuses.
 const RETRY: Duration = Duration::from_secs(1);
@@ -291,7 +291,8 @@ impl Writer {
     fn take_group(&mut self) -> Vec<(Position, Arc<Batch>)> {
         let mut bytes = 0;
         let mut group = Vec::new();
-        while bytes < GROUP_MAX {
+        let generation = usize::try_from(self.catalog.bounds().bytes).unwrap_or(GROUP_MAX);
+        while bytes < GROUP_MAX.min(generation) {
             let Some((position, batch)) = self.pending.pop_front() else { break };
             bytes += batch.weight();
             group.push((position, batch));
