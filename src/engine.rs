@@ -383,13 +383,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         }
     }
 
-    fn announce_device(
-        &mut self,
-        device: &DeviceId,
-        state: &str,
-        since: f64,
-        facts: &DeviceFacts,
-    ) {
+    fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {
         let status = json!({
             "state": state,
             "since": since,

@@ -250,7 +250,10 @@ impl Stage {
         let broker = match self.back_at {
             None => "up".to_owned(),
             Some(at) => {
-                format!("gone, back in {} s", at.saturating_duration_since(Instant::now()).as_secs())
+                format!(
+                    "gone, back in {} s",
+                    at.saturating_duration_since(Instant::now()).as_secs()
+                )
             }
         };
         let buffered = match buffered(&self.dashboard).await {

@@ -55,8 +55,7 @@ pub(crate) async fn greet(
     let holds = proof.clone();
     let mut presence = Presence::begin(Arc::clone(&shared), device.clone(), id);
     lock(&shared.sessions).insert(device.clone(), id, Arc::clone(&link), proof);
-    let facts =
-        Arc::new(facts(&hello, peer.ip().to_canonical().to_string(), shared.unix()));
+    let facts = Arc::new(facts(&hello, peer.ip().to_canonical().to_string(), shared.unix()));
     shared.context.feed.device_up(&device, &facts);
     // Whatever happened between the check of the credentials and now was before the session could
     // be found and told.
@@ -71,7 +70,8 @@ pub(crate) async fn greet(
     let welcomed = if let Some(close) = end {
         Err(End::Close(close))
     } else {
-        let resumed = timeout_at(deadline, open(&mut presence, &device, hello.epoch, &facts, &link));
+        let resumed =
+            timeout_at(deadline, open(&mut presence, &device, hello.epoch, &facts, &link));
         resumed.await.unwrap_or_else(|_| {
             let reason = "overloaded: HELLO could not be answered in time, try again later";
             Err(End::Close(Close::new(OVERLOADED, reason)))

@@ -111,7 +111,8 @@ mod tests {
     #[tokio::test]
     async fn each_batch_counts_once_and_disorder_is_seen() {
         let (mut arrivals, sender) = Arrivals::new();
-        for (device, seq) in [("a", 1), ("a", 2), ("b", 1), ("a", 2), ("a", 5), ("a", 3), ("a", 3)] {
+        for (device, seq) in [("a", 1), ("a", 2), ("b", 1), ("a", 2), ("a", 5), ("a", 3), ("a", 3)]
+        {
             let arrival = Arrival { device: device.into(), epoch: 7, seq, readings: 1 };
             sender.send(arrival).await.unwrap();
         }

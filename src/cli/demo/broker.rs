@@ -22,9 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rumqttd::local::LinkRx;
-use rumqttd::{
-    Broker, Config, ConnectionSettings, Notification, RouterConfig, ServerSettings,
-};
+use rumqttd::{Broker, Config, ConnectionSettings, Notification, RouterConfig, ServerSettings};
 use serde::Deserialize;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};

@@ -193,7 +193,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let args = ["-c", "echo the port is taken >&2; exit 3"];
-        let mut sh = Process::start("gateway", Path::new("sh"), &args, Stdio::null(), &log).unwrap();
+        let mut sh =
+            Process::start("gateway", Path::new("sh"), &args, Stdio::null(), &log).unwrap();
         sh.child.wait().unwrap();
         let error = sh.check(&log).unwrap_err().to_string();
         assert!(error.contains("the gateway has ended"), "{error}");

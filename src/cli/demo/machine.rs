@@ -99,7 +99,9 @@ mod tests {
         assert!((0.0..=100.0).contains(&value("cpu_load").unwrap()));
         assert!(value("memory_used").unwrap() > 1e6);
         assert!(value("network_in").is_some());
-        assert!(readings.iter().all(|r| matches!(r.value, Some(Value::Number(v)) if v.is_finite())));
+        assert!(
+            readings.iter().all(|r| matches!(r.value, Some(Value::Number(v)) if v.is_finite()))
+        );
         assert!(!Machine::model().is_empty());
     }
 }

@@ -64,7 +64,12 @@ struct Greenhouse {
 
 impl Greenhouse {
     fn new() -> Self {
-        Self { air: Wander::new(0.6, 300.0), clouds: Wander::new(0.25, 120.0), soil: 34.0, rng: rand::rng }
+        Self {
+            air: Wander::new(0.6, 300.0),
+            clouds: Wander::new(0.25, 120.0),
+            soil: 34.0,
+            rng: rand::rng,
+        }
     }
 }
 
@@ -85,8 +90,10 @@ impl Plant for Greenhouse {
         let rng = &mut (self.rng)();
         let sun = moment.daily(13.0).max(0.0);
         let clouds = (0.8 + self.clouds.step(rng, moment.elapsed)).clamp(0.15, 1.0);
-        let temperature =
-            20.0 + 6.0 * moment.daily(15.0) + 2.0 * sun * clouds + self.air.step(rng, moment.elapsed);
+        let temperature = 20.0
+            + 6.0 * moment.daily(15.0)
+            + 2.0 * sun * clouds
+            + self.air.step(rng, moment.elapsed);
         let humidity = (82.0 - 1.6 * (temperature - 18.0) + noise(rng, 0.6)).clamp(20.0, 99.0);
         self.soil -= moment.elapsed * (0.0004 + 0.0012 * sun);
         if chance(rng, moment.elapsed, 600.0) || self.soil < 24.0 {
@@ -178,7 +185,12 @@ enum PumpState {
 
 impl Pump {
     fn new() -> Self {
-        Self { state: PumpState::Running, remaining: 40.0, rpm: 2950.0, wear: Wander::new(0.08, 60.0) }
+        Self {
+            state: PumpState::Running,
+            remaining: 40.0,
+            rpm: 2950.0,
+            wear: Wander::new(0.08, 60.0),
+        }
     }
 
     fn next_state(&mut self, rng: &mut ThreadRng) {
@@ -219,12 +231,18 @@ impl Plant for Pump {
         };
         self.rpm += (target - self.rpm) * (1.0 - (-moment.elapsed / 1.5).exp());
         let speed = self.rpm / 2950.0;
-        let rms = level * speed + self.wear.step(rng, moment.elapsed).abs() + noise(rng, 0.03).abs();
+        let rms =
+            level * speed + self.wear.step(rng, moment.elapsed).abs() + noise(rng, 0.03).abs();
         // The shaft itself, or the bearing's outer ring at 3.6 times its speed.
         let order = if self.state == PumpState::Rough { 3.6 } else { 1.0 };
         vec![
             moment.number("vibration_rms", "m/s2", rms, 3),
-            moment.number("peak_frequency", "Hz", self.rpm / 60.0 * order + noise(rng, 0.2).abs(), 1),
+            moment.number(
+                "peak_frequency",
+                "Hz",
+                self.rpm / 60.0 * order + noise(rng, 0.2).abs(),
+                1,
+            ),
             moment.number("speed", "1/min", (self.rpm + noise(rng, 4.0)).max(0.0), 0),
             moment.other("state", Value::Text(name.into())),
         ]
@@ -285,7 +303,12 @@ impl Plant for Mast {
             moment.number("wind_gust", "m/s", gust, 1),
             moment.number("wind_direction", "deg", direction.rem_euclid(360.0), 0),
             moment.number("pressure", "Pa", pressure + noise(rng, 6.0), 0),
-            moment.number("temperature", "Cel", 11.0 + 5.0 * moment.daily(15.0) + noise(rng, 0.08), 1),
+            moment.number(
+                "temperature",
+                "Cel",
+                11.0 + 5.0 * moment.daily(15.0) + noise(rng, 0.08),
+                1,
+            ),
             moment.number("rain_sum", "mm", self.rain, 1),
         ]
     }
@@ -308,7 +331,10 @@ mod tests {
             let unix = 1_763_769_600.0 + f64::from(step) * 10.0;
             let moment = Moment { unix, zone: 0.0, elapsed: 10.0 };
             let readings = plant.measure(moment);
-            assert_eq!(resolve(&encode(&readings), &device, unix, &limits).unwrap().len(), readings.len());
+            assert_eq!(
+                resolve(&encode(&readings), &device, unix, &limits).unwrap().len(),
+                readings.len()
+            );
             for reading in readings {
                 let values = seen.entry(reading.name.to_string()).or_default();
                 match reading.value.unwrap() {
