@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Machine;
@@ -112,25 +113,32 @@ async fn simulated(
     zone: f64,
     stop: CancellationToken,
 ) {
-    let period = plant.period();
-    every(period, stop, async |elapsed| {
-        let unix = client.now();
-        let readings = plant.measure(Moment { unix, zone, elapsed });
-        if chance(&mut rand::rng(), elapsed, DROP_OUT_EVERY) {
-            client.disconnect(Duration::from_secs_f64(2.0 + 6.0 * rand::random::<f64>()));
+    let mut pace = Pace::new(plant.period());
+    let work = async {
+        loop {
+            let elapsed = pace.next().await;
+            let readings = plant.measure(Moment { unix: client.now(), zone, elapsed });
+            if chance(&mut rand::rng(), elapsed, DROP_OUT_EVERY) {
+                client.disconnect(Duration::from_secs_f64(2.0 + 6.0 * rand::random::<f64>()));
+            }
+            send(&client, &readings).await;
         }
-        send(&client, &readings).await;
-    })
-    .await;
+    };
+    stop.run_until_cancelled(work).await;
 }
 
 /// Sends what this machine measures.
 async fn real(client: Arc<Client>, stop: CancellationToken) {
     let mut machine = Machine::new();
-    every(MACHINE_PERIOD, stop, async |elapsed| {
-        send(&client, &machine.measure(client.now(), elapsed)).await;
-    })
-    .await;
+    let mut pace = Pace::new(MACHINE_PERIOD);
+    let work = async {
+        loop {
+            let elapsed = pace.next().await;
+            let readings = machine.measure(client.now(), elapsed);
+            send(&client, &readings).await;
+        }
+    };
+    stop.run_until_cancelled(work).await;
 }
 
 async fn send(client: &Client, readings: &[Reading]) {
@@ -143,22 +151,25 @@ async fn send(client: &Client, readings: &[Reading]) {
     }
 }
 
-/// Calls `step` with the seconds since the last time, each `period` seconds, until `stop`.
-async fn every(period: f64, stop: CancellationToken, mut step: impl AsyncFnMut(f64)) {
-    let mut timer = tokio::time::interval(Duration::from_secs_f64(period));
-    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut last = Instant::now();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = timer.tick() => {}
-        }
-        let elapsed = last.elapsed().as_secs_f64();
-        last = Instant::now();
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = step(elapsed) => {}
-        }
+/// When to measure.
+struct Pace {
+    timer: Interval,
+    last: Instant,
+}
+
+impl Pace {
+    fn new(seconds: f64) -> Self {
+        let mut timer = tokio::time::interval(Duration::from_secs_f64(seconds));
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { timer, last: Instant::now() }
+    }
+
+    /// Waits for the next time and returns the seconds since the last.
+    async fn next(&mut self) -> f64 {
+        self.timer.tick().await;
+        let elapsed = self.last.elapsed().as_secs_f64();
+        self.last = Instant::now();
+        elapsed
     }
 }
 
