@@ -27,7 +27,7 @@ use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
 use crate::metrics::Metrics;
 use crate::ports::{Budget, Clock, Health};
-use crate::spool::{SledSpool, SpoolError};
+use crate::spool::{self, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
 /// Bursts of connections that wait for the engine at most.
@@ -146,7 +146,7 @@ impl Gateway {
         notify::status("opening the spool");
         let path = settings.gateway.data_dir.clone();
         std::fs::create_dir_all(&path).map_err(|error| AppError::DataDir { path, error })?;
-        let spool = SledSpool::open(
+        let spool = spool::open(
             &settings.gateway.data_dir,
             &settings.spool,
             health,

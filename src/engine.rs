@@ -94,7 +94,7 @@ pub struct Engine<P, S> {
 struct Opened {
     device: DeviceId,
     link: Arc<Link>,
-    facts: DeviceFacts,
+    facts: Arc<DeviceFacts>,
 }
 
 impl<P: Publisher, S: Spool> Engine<P, S> {
@@ -219,18 +219,16 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 let (epoch, acked) = self.delivery.open(session, &device, epoch, drawn);
                 // A connection that gave up meanwhile reports Closed next.
                 let _ = welcome.send(Resume { epoch, acked });
-                self.announce_device(&device, "online", &facts);
+                self.announce_device(&device, "online", facts.since, &facts);
                 self.links.insert(session, Opened { device, link, facts });
                 self.count_links();
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
             DeviceEvent::Closed { session } => {
                 let was_current = self.delivery.close(session, now);
-                if let Some(mut opened) = self.links.remove(&session) {
-                    if was_current {
-                        opened.facts.since = self.shared.clock.unix();
-                        self.announce_device(&opened.device, "offline", &opened.facts);
-                    }
+                let gone = self.links.remove(&session).filter(|_| was_current);
+                if let Some(Opened { device, facts, .. }) = gone {
+                    self.announce_device(&device, "offline", self.shared.clock.unix(), &facts);
                 }
                 self.count_links();
             }
@@ -385,10 +383,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         }
     }
 
-    fn announce_device(&mut self, device: &DeviceId, state: &str, facts: &DeviceFacts) {
+    fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {
         let status = json!({
             "state": state,
-            "since": facts.since,
+            "since": since,
             "model": facts.model,
             "firmware": facts.firmware,
         });

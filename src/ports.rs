@@ -38,7 +38,7 @@ pub enum DeviceEvent {
         /// The way back to the connection.
         link: Arc<Link>,
         /// What the connection knows of it.
-        facts: DeviceFacts,
+        facts: Arc<DeviceFacts>,
         /// Answered once with what WELCOME must say.
         welcome: oneshot::Sender<Resume>,
     },

@@ -49,7 +49,7 @@ pub fn main() -> ExitCode {
     outcome.unwrap_or_else(|error| report(&error))
 }
 
-/// An IoT telemetry gateway: WebSocket devices in, MQTT out, nothing acknowledged ever lost.
+/// Telemetry gateway: WebSocket devices in, MQTT out, nothing acknowledged ever lost.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, arg_required_else_help = true)]
 struct Cli {

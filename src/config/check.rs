@@ -16,7 +16,7 @@ use super::{Auth, Settings, Tls};
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
 pub(super) struct Check<'a> {
     pub(super) values: &'a Values,
-    pub(super) source: Source<'a>,
+    pub(super) source: &'a Source<'a>,
     pub(super) faults: &'a mut Faults,
     pub(super) warnings: Vec<String>,
 }

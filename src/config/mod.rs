@@ -4,6 +4,7 @@
 //! `schema` is the list of keys, `raw` reads a file by it, `check` judges what the values mean
 //! together; all faults of a file are found in one pass.
 
+mod assemble;
 mod check;
 pub mod fault;
 pub mod raw;
@@ -99,11 +100,12 @@ impl Settings {
         }
     }
 
-    /// The files whose contents are taken up while running: certificates and keys of the
-    /// listeners. (The registry has a watch of its own, the uplink reads its files on connecting.)
+    /// The files whose contents the device listener takes up while running: its certificate and
+    /// key and the authority of client certificates. (The registry has a watch of its own, the
+    /// uplink reads its files whenever it connects.)
     #[must_use]
     pub fn certificate_files(&self) -> Vec<PathBuf> {
-        let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
+        let tls = self.devices.tls.iter();
         tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
             .flatten()
             .cloned()
@@ -111,13 +113,13 @@ impl Settings {
     }
 
     fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
-        let source = Source { file, text };
+        let source = Source::new(file, text);
         let mut faults = Faults::default();
-        let values = Values::read(source, &mut faults);
-        let mut settings = Self::of(values, file, host, &mut faults);
+        let values = Values::read(&source, &mut faults);
+        let mut settings = assemble::settings(values, &source, host, &mut faults);
         let mut check = check::Check {
             values: &settings.values,
-            source,
+            source: &source,
             faults: &mut faults,
             warnings: Vec::new(),
         };
@@ -127,124 +129,6 @@ impl Settings {
         }
         settings.warnings = check.warnings;
         faults.or(settings)
-    }
-
-    fn of(values: Values, file: &Path, host: &Surroundings, faults: &mut Faults) -> Self {
-        let v = &values;
-        let folder = file.parent().unwrap_or(Path::new(""));
-        let path = |key: &str| v.text(key).map(|text| folder.join(text));
-        let id = v.text("gateway.id").or_else(|| {
-            let name = host.host_name.clone();
-            name.filter(|name| (text::GATEWAY_ID.check)(name).is_ok())
-        });
-        if id.is_none() && !v.mentions("gateway.id") {
-            let mut fault = Source { file, text: "" }.fault(
-                0..0,
-                "gateway.id",
-                "is not set, and the host name cannot serve",
-                Some(text::GATEWAY_ID.allowed.to_owned()),
-            );
-            (fault.line, fault.column) = (None, None);
-            faults.push(fault);
-        }
-        let id = id.unwrap_or_default();
-        let named = |key: &str| v.text(key).unwrap_or_default().replace("{gateway}", &id);
-        let tls = |table: &str| {
-            Some(Tls {
-                cert: path(&format!("{table}.cert"))?,
-                key: path(&format!("{table}.key"))?,
-                client_ca: path(&format!("{table}.client_ca")),
-            })
-        };
-        // A faulty URL is reported already; the default stands in for it.
-        let broker = text::broker(&v.text("mqtt.url").unwrap_or_default());
-        let broker = broker.unwrap_or(text::Broker { host: String::new(), port: 0, tls: false });
-        Self {
-            gateway: Gateway {
-                data_dir: path("gateway.data_dir")
-                    .or_else(|| host.state_directory.clone())
-                    .unwrap_or_else(|| folder.join("data")),
-                grace: v.time("gateway.grace"),
-                id: id.clone(),
-            },
-            devices: Devices {
-                listen: v.address("devices.listen"),
-                auth: match v.text("devices.auth").as_deref() {
-                    Some("mtls") => Auth::Mtls,
-                    Some("none") => Auth::None,
-                    _ => Auth::Token,
-                },
-                registry: path("devices.registry").unwrap_or_default(),
-                allowed_origins: v.texts("devices.allowed_origins"),
-                max_connections: v.integer("devices.max_connections"),
-                max_connections_per_address: v.integer("devices.max_connections_per_address"),
-                hello_timeout: v.time("devices.hello_timeout"),
-                heartbeat_interval: v.time("devices.heartbeat_interval"),
-                heartbeat_timeout: v.time("devices.heartbeat_timeout"),
-                window: v.integer("devices.window"),
-                max_frame: in_memory(v.size("devices.max_frame")),
-                max_records: v.integer("devices.max_records"),
-                rate: Rate {
-                    batches_per_second: v.number("devices.rate.batches_per_second"),
-                    burst: v.number("devices.rate.burst"),
-                },
-                max_unsettled: in_memory(v.size("devices.max_unsettled")),
-                tls: tls("devices.tls"),
-            },
-            mqtt: Mqtt {
-                host: broker.host,
-                port: broker.port,
-                tls: broker.tls,
-                version: match v.integer::<u8>("mqtt.version") {
-                    4 => MqttVersion::V4,
-                    _ => MqttVersion::V5,
-                },
-                prefix: named("mqtt.prefix"),
-                payload: match v.text("mqtt.payload").as_deref() {
-                    Some("senml-json") => PayloadFormat::SenmlJson,
-                    Some("senml-cbor") => PayloadFormat::SenmlCbor,
-                    Some("value") => PayloadFormat::Value,
-                    _ => PayloadFormat::Json,
-                },
-                max_inflight: v.integer("mqtt.max_inflight"),
-                ack_timeout: v.time("mqtt.ack_timeout"),
-                keep_alive: v.time("mqtt.keep_alive"),
-                client_id: named("mqtt.client_id"),
-                username: v.text("mqtt.username"),
-                password_file: path("mqtt.password_file"),
-                ca: path("mqtt.ca"),
-                cert: path("mqtt.cert"),
-                key: path("mqtt.key"),
-            },
-            spool: SpoolSettings {
-                max_bytes: v.size("spool.max_bytes"),
-                max_age: v.time("spool.max_age"),
-                when_full: match v.text("spool.when_full").as_deref() {
-                    Some("block") => WhenFull::Block,
-                    _ => WhenFull::DropOldest,
-                },
-                drain: match v.text("spool.drain").as_deref() {
-                    Some("live-first") => Drain::LiveFirst,
-                    _ => Drain::InOrder,
-                },
-                drain_rate: v.integer("spool.drain_rate"),
-            },
-            dashboard: Dashboard {
-                listen: v.address("dashboard.listen"),
-                tls: tls("dashboard.tls"),
-            },
-            log: Log {
-                level: v.text("log.level").unwrap_or_default(),
-                target: match v.text("log.target").as_deref() {
-                    Some("journal") => LogTarget::Journal,
-                    Some("stderr") => LogTarget::Stderr,
-                    _ => LogTarget::Auto,
-                },
-            },
-            file: file.to_owned(),
-            warnings: Vec::new(),
-            values,
-        }
     }
 }
 
@@ -266,11 +150,6 @@ impl Surroundings {
 
 fn read(file: &Path) -> Result<String, Faults> {
     std::fs::read_to_string(file).map_err(|e| Faults::of_file(file, format!("cannot be read: {e}")))
-}
-
-/// The schema keeps it far below what 32 bits hold.
-fn in_memory(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// `[gateway]`

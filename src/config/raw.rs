@@ -43,7 +43,7 @@ pub struct Values {
 
 impl Values {
     /// Reads all keys of `source`. What is wrong goes to `faults`; the rest is in the answer.
-    pub fn read(source: Source<'_>, faults: &mut Faults) -> Self {
+    pub fn read(source: &Source<'_>, faults: &mut Faults) -> Self {
         let (root, errors) = DeTable::parse_recoverable(source.text);
         let mut values = Self::default();
         for error in &errors {
@@ -89,6 +89,7 @@ impl Values {
 
     /// An integer. Like the accessors below it answers a neutral value where `path` names no key
     /// of that kind; a test reads every key with the accessor that fits.
+    #[must_use]
     pub fn integer<T: TryFrom<i64> + Default>(&self, path: &str) -> T {
         let Some(Value::Integer(n)) = self.get(path) else { return T::default() };
         T::try_from(n).unwrap_or_default()
@@ -147,7 +148,7 @@ impl Values {
             .collect()
     }
 
-    fn table(&mut self, source: Source<'_>, path: &str, table: &DeTable<'_>, faults: &mut Faults) {
+    fn table(&mut self, source: &Source<'_>, path: &str, table: &DeTable<'_>, faults: &mut Faults) {
         for (name, value) in table {
             let dot = if path.is_empty() { "" } else { "." };
             let inner = format!("{path}{dot}{}", name.get_ref());
@@ -232,17 +233,14 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
             Value::Number(n)
         }
         Kind::Size(min, max) => {
-            let (n, shown) = match held.as_str() {
-                Some(text) => (
-                    parse_size(text).ok_or_else(|| {
-                        here(format!("{text:?} is not a size; write bytes or KiB, MiB, GiB"))
-                    })?,
-                    text.to_owned(),
-                ),
-                None => {
-                    let n = integer()?;
-                    (u64::try_from(n).unwrap_or(0), n.to_string())
-                }
+            let (n, shown) = if let Some(text) = held.as_str() {
+                let not_one =
+                    || here(format!("{text:?} is not a size; write bytes or KiB, MiB, GiB"));
+                (parse_size(text).ok_or_else(not_one)?, text.to_owned())
+            } else {
+                let n = integer()?;
+                // A negative number is below every minimum too.
+                (u64::try_from(n).unwrap_or(0), n.to_string())
             };
             in_range((min..=max).contains(&&n), &shown)?;
             Value::Size(n)
@@ -318,7 +316,7 @@ mod tests {
 
     fn read(text: &str) -> (Values, Vec<String>) {
         let mut faults = Faults::default();
-        let values = Values::read(Source { file: Path::new("t.toml"), text }, &mut faults);
+        let values = Values::read(&Source::new(Path::new("t.toml"), text), &mut faults);
         faults.sort();
         (values, faults.iter().map(ToString::to_string).collect())
     }
@@ -329,7 +327,7 @@ mod tests {
         for key in KEYS {
             match key.default {
                 Otherwise::Toml(text) => {
-                    assert!(values.get(key.path).is_some(), "{}: {text}", key.path)
+                    assert!(values.get(key.path).is_some(), "{}: {text}", key.path);
                 }
                 _ => assert_eq!(values.get(key.path), None, "{}", key.path),
             }

@@ -81,7 +81,7 @@ impl Registry {
     /// Everything that is wrong, each fault with its line.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Faults> {
         let mut parser = Parser {
-            source: Source { file, text },
+            source: Source::new(file, text),
             faults: Faults::default(),
             shared: HashMap::new(),
         };

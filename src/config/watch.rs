@@ -15,6 +15,9 @@ use super::registry::Registry;
 /// How often the files are looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 
+/// A file that is no registry at all could fill the log.
+const FAULTS_LOGGED: usize = 20;
+
 /// What tells one state of a file from another; `None` where there is no file.
 type Stamp = Option<(u64, u64, u64, i64, i64)>;
 
@@ -123,10 +126,15 @@ impl RegistryWatch {
                 tracing::error!(%file, "the registry is gone; the devices known before stay so");
             }
             Ok(Err(faults)) => {
-                for fault in &faults {
+                for fault in faults.iter().take(FAULTS_LOGGED) {
                     tracing::error!("{fault}");
                 }
-                tracing::error!(%file, "the registry is not valid; the one before stays in force");
+                let faults = faults.len();
+                tracing::error!(
+                    %file,
+                    faults,
+                    "the registry is not valid; the one before stays in force"
+                );
             }
             Err(e) => tracing::error!(%file, error = %e, "reading the registry failed"),
         }

@@ -11,4 +11,6 @@ pub mod frame;
 pub mod ids;
 pub mod payload;
 pub mod policy;
+pub mod quota;
 pub mod senml;
+pub mod session;

@@ -17,7 +17,7 @@ use log::kv::{self, Key, VisitSource};
 use systemd_journal_logger::JournalLog;
 use tracing::field::{Field, Visit};
 use tracing::span;
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Subscriber};
 use tracing_log::{AsLog, NormalizeEvent};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
@@ -163,7 +163,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JournalLayer {
         // Set for records that came through the `log` crate; their own metadata is not static.
         let normal = event.normalized_metadata();
         let entry = Entry {
-            level: level(normal.as_ref().map_or(meta.level(), |m| m.level())),
+            level: normal.as_ref().map_or(meta.level(), |m| m.level()).as_log(),
             target: match &normal {
                 Some(normal) => Cow::Owned(normal.target().to_owned()),
                 None => Cow::Borrowed(meta.target()),
@@ -177,10 +177,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JournalLayer {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
-}
-
-fn level(level: &Level) -> log::Level {
-    level.as_log()
 }
 
 impl Entry {

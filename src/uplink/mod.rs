@@ -21,16 +21,19 @@
 //! - A broker that allows QoS 0 only is not used: nothing would ever be acknowledged.
 //! - `{prefix}/status` goes out first on every connection, and as the will when it breaks. `since`
 //!   in the will is when that connection was attempted, the broker adds no time of its own.
+//! - In [`Health`], `since` changes when the connection comes or goes, not with every attempt.
 //! - All retained announcements go out again on every connection: the broker may have lost them.
 
 mod announce;
 mod dial;
 mod inflight;
+mod lost;
 mod mqtt;
 mod reason;
 mod session;
 mod tls;
 mod topics;
+mod window;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -45,8 +48,9 @@ use tokio::time::{Instant, Sleep};
 use self::announce::{Announcements, Message};
 pub use self::dial::PasswordError;
 use self::dial::{DialError, Dialled, Will};
+use self::lost::Lost;
 use self::mqtt::{Description, Wire};
-use self::session::{Lost, Session};
+use self::session::Session;
 pub use self::tls::TlsError;
 use self::topics::Topics;
 use crate::config::{Mqtt, PayloadFormat};

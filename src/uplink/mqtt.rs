@@ -111,8 +111,7 @@ impl Default for Limits {
     }
 }
 
-/// The first packet.
-#[derive(Debug, Clone)]
+/// The first packet. Not `Debug`: it holds the password.
 pub(super) struct Connect {
     pub(super) client_id: String,
     /// Seconds.

@@ -10,7 +10,6 @@
 //! whoever handed it over starts again from its own table.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,11 +18,12 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use super::announce::{Announcements, Message, Number};
+use super::announce::{Announcements, Message};
 use super::dial::{Dialled, Stream};
-use super::inflight::InFlight;
+use super::lost::Lost;
 use super::mqtt::{Incoming, Limits, Outgoing, Wire};
 use super::reason;
+use super::window::{Owner, Window};
 use crate::config::Mqtt;
 use crate::ports::{DownCause, Token, UplinkEvent};
 
@@ -44,9 +44,6 @@ const PROVEN_AFTER: Duration = Duration::from_secs(10);
 /// The timer while there is nothing to wait for.
 const NO_DEADLINE: Duration = Duration::from_secs(86_400);
 
-/// Announcements in flight at most; fewer in small windows, so that readings have the most of it.
-const ANNOUNCEMENTS: usize = 64;
-
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -62,7 +59,6 @@ pub(super) struct Session {
     outbox: BytesMut,
     /// Whether bytes may still be inside the TLS layer.
     unflushed: bool,
-    in_flight: InFlight<Owner>,
     /// Messages that wait for the window; only batches of several messages come here.
     backlog: VecDeque<(Outgoing, Token)>,
     groups: HashMap<Token, Group>,
@@ -76,62 +72,11 @@ pub(super) struct Session {
     timer_at: Instant,
 }
 
-/// How many messages may be in flight, and whose turn it is.
-#[derive(Debug)]
-struct Window {
-    size: usize,
-    /// It was full and is not yet half free.
-    holding: bool,
-    /// Announcements in flight.
-    announced: usize,
-    /// In a window of one, announcements and readings take turns.
-    announced_last: bool,
-}
-
-/// Whose message it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    /// A batch of one message.
-    Batch(Token),
-    /// One of the messages of a batch.
-    Part(Token),
-    Announcement(Number),
-}
-
 /// A batch of several messages.
 #[derive(Debug)]
 struct Group {
     unanswered: usize,
     refusal: Option<String>,
-}
-
-/// Why the connection is over.
-#[derive(Debug)]
-pub(super) struct Lost {
-    pub(super) reason: String,
-    pub(super) cause: DownCause,
-}
-
-impl Lost {
-    fn silent(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), cause: DownCause::Silent }
-    }
-
-    fn closed(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), cause: DownCause::ClosedByBroker }
-    }
-
-    /// A broker that closes while bytes are on their way to it shows as a reset.
-    fn io(error: &io::Error) -> Self {
-        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
-        let reason = error.to_string();
-        match error.kind() {
-            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => {
-                Self::closed(format!("closed by the broker ({reason})"))
-            }
-            _ => Self::silent(reason),
-        }
-    }
 }
 
 impl Session {
@@ -145,19 +90,13 @@ impl Session {
             stream: dialled.stream,
             wire: Wire::new(settings.version),
             limits,
-            window: Window {
-                size: usize::from(settings.max_inflight.min(limits.receive_max).max(1)),
-                holding: false,
-                announced: 0,
-                announced_last: false,
-            },
+            window: Window::new(settings.max_inflight.min(limits.receive_max)),
             ack_timeout: settings.ack_timeout,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive)),
             inbox: dialled.inbox,
             read_size: INBOX,
             outbox: BytesMut::new(),
             unflushed: false,
-            in_flight: InFlight::new(),
             backlog: VecDeque::new(),
             groups: HashMap::new(),
             per_batch: 1,
@@ -177,18 +116,18 @@ impl Session {
 
     /// Batches that may be submitted now.
     pub(super) fn room(&self) -> usize {
-        if self.window.holding || !self.backlog.is_empty() || self.outbox.len() >= OUTBOX_FULL {
+        if !self.backlog.is_empty() || self.outbox.len() >= OUTBOX_FULL {
             return 0;
         }
-        match self.free() {
+        match self.window.room() {
             0 => 0,
-            free => (free / self.per_batch).max(1),
+            room => (room / self.per_batch).max(1),
         }
     }
 
     /// Messages without PUBACK.
     pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.unanswered()
+        self.window.in_flight()
     }
 
     /// Whether the connection did what it is for: a batch was acknowledged, or it held for a while.
@@ -202,7 +141,7 @@ impl Session {
     /// Why the broker could never take it.
     pub(super) fn submit(&mut self, token: Token, message: Outgoing) -> Result<(), String> {
         self.check_size(&message)?;
-        if self.free() > 0 && self.backlog.is_empty() {
+        if self.window.free() > 0 && self.backlog.is_empty() {
             self.send(message, Owner::Batch(token));
         } else {
             // Handed over without room: one message is a group of one.
@@ -258,8 +197,10 @@ impl Session {
         self.send_backlog();
         // Room that nobody was told of goes to the readings first.
         let readings_first = !had_room && self.room() > 0;
-        if !(readings_first && self.window.size == 1) {
-            self.window.announced_last &= !self.backlog.is_empty();
+        if !(readings_first && self.window.takes_turns()) {
+            if self.backlog.is_empty() {
+                self.window.pass();
+            }
             self.send_announcements(announcements);
         }
         self.watch(cx)?;
@@ -283,13 +224,6 @@ impl Session {
         }
     }
 
-    fn free(&self) -> usize {
-        self.window
-            .size
-            .saturating_sub(self.in_flight.unanswered())
-            .min(self.in_flight.identifiers_left())
-    }
-
     fn check_size(&self, message: &Outgoing) -> Result<(), String> {
         let (size, limit) = (message.size(), self.limits.max_packet_size);
         if size <= limit {
@@ -301,18 +235,16 @@ impl Session {
     /// Only with a free place.
     fn send(&mut self, message: Outgoing, owner: Owner) {
         let before = self.outbox.len();
-        let Some(pkid) = self.in_flight.send(owner, Instant::now()) else { return };
+        let Some(pkid) = self.window.send(owner) else { return };
         if message.write(pkid, &mut self.outbox).is_err() {
             // Sizes are checked before and the identifier is not 0, so nothing fails; if it did,
             // the message would stay unanswered and the connection end by its deadline.
             self.outbox.truncate(before);
         }
-        self.window.announced_last = matches!(owner, Owner::Announcement(_));
-        self.window.update(self.free());
     }
 
     fn send_backlog(&mut self) {
-        while self.free() > 0 && self.outbox.len() < OUTBOX_FULL {
+        while self.window.free() > 0 && self.outbox.len() < OUTBOX_FULL {
             let Some((message, token)) = self.backlog.pop_front() else { break };
             self.send(message, Owner::Part(token));
         }
@@ -321,7 +253,6 @@ impl Session {
     fn send_announcements(&mut self, announcements: &mut Announcements) {
         while announcements.is_waiting()
             && self.window.lets_announce()
-            && self.free() > 0
             && self.outbox.len() < OUTBOX_FULL
         {
             let Some((number, message)) = announcements.take() else { break };
@@ -333,7 +264,6 @@ impl Session {
                 announcements.answered(number);
                 continue;
             }
-            self.window.announced += 1;
             self.send(outgoing, Owner::Announcement(number));
         }
     }
@@ -352,7 +282,7 @@ impl Session {
             let read = std::pin::pin!(self.stream.read_buf(&mut self.inbox)).poll(cx);
             match read {
                 Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(Lost::closed("closed by the broker")),
+                Poll::Ready(Ok(0)) => return Err(Lost::closed()),
                 Poll::Ready(Ok(read)) => {
                     if read >= self.read_size {
                         self.read_size = INBOX_BUSY;
@@ -391,17 +321,7 @@ impl Session {
                     }
                 }
                 Some(Incoming::Disconnect { reason, text }) => {
-                    return Err(Lost {
-                        reason: format!(
-                            "the broker closed the connection: {}",
-                            reason::describe(reason, text.as_deref())
-                        ),
-                        cause: match reason {
-                            // Malformed, topic name, too large, payload format.
-                            0x81 | 0x90 | 0x95 | 0x99 => DownCause::PacketRefused,
-                            _ => DownCause::ClosedByBroker,
-                        },
-                    });
+                    return Err(Lost::disconnect(reason, text.as_deref()));
                 }
                 Some(Incoming::ConnAck(_)) => {
                     return Err(Lost::silent("the broker sent a second CONNACK"));
@@ -420,15 +340,13 @@ impl Session {
         announcements: &mut Announcements,
         events: &mut VecDeque<UplinkEvent>,
     ) -> Result<(), Lost> {
-        let Some(owner) = self.in_flight.answer(pkid, now) else {
+        let Some(owner) = self.window.answer(pkid, now) else {
             let reason = format!("the broker acknowledged packet {pkid}, which was not sent");
             return Err(Lost::silent(reason));
         };
-        self.window.update(self.free());
         let token = match owner {
             Owner::Batch(token) | Owner::Part(token) => token,
             Owner::Announcement(number) => {
-                self.window.announced -= 1;
                 if let Some(refusal) = refusal {
                     tracing::warn!(reason = refusal, "the broker refuses an announcement");
                 }
@@ -483,7 +401,7 @@ impl Session {
         while !self.outbox.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outbox) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(Lost::closed("closed by the broker")),
+                Poll::Ready(Ok(0)) => return Err(Lost::closed()),
                 Poll::Ready(Ok(written)) => {
                     self.outbox.advance(written);
                     self.unflushed = true;
@@ -530,7 +448,7 @@ impl Session {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let acknowledgement = self.in_flight.waiting_since().map(|since| since + self.ack_timeout);
+        let acknowledgement = self.window.waiting_since().map(|since| since + self.ack_timeout);
         let ping = match (self.pinged, self.keep_alive) {
             (Some(sent), _) => Some(sent + self.ack_timeout),
             (None, Some(keep_alive)) => Some(self.last_write + keep_alive),
@@ -542,7 +460,7 @@ impl Session {
     fn check_deadlines(&mut self, now: Instant) -> Result<(), Lost> {
         let limit = self.ack_timeout;
         let seconds = limit.as_secs_f64();
-        if self.in_flight.waiting_since().is_some_and(|since| since + limit <= now) {
+        if self.window.waiting_since().is_some_and(|since| since + limit <= now) {
             return Err(Lost::silent(format!("no PUBACK within {seconds} s")));
         }
         match (self.pinged, self.keep_alive) {
@@ -556,23 +474,6 @@ impl Session {
             _ => {}
         }
         Ok(())
-    }
-}
-
-impl Window {
-    /// Full: hold until half is free, since one burst costs less than many single messages.
-    fn update(&mut self, free: usize) {
-        if free == 0 {
-            self.holding = true;
-        } else if free >= self.size.div_ceil(2) {
-            self.holding = false;
-        }
-    }
-
-    /// Whether an announcement may take a free place.
-    fn lets_announce(&self) -> bool {
-        self.announced < (self.size / 4).clamp(1, ANNOUNCEMENTS)
-            && !(self.size == 1 && self.announced_last)
     }
 }
 

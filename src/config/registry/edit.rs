@@ -67,6 +67,9 @@ impl Editor {
     /// # Errors
     /// When the folder is not writable or the file is not a valid registry.
     pub fn open(path: &Path) -> Result<Self, EditError> {
+        // Through symbolic links: they stay, and all names of a file share one lock.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = path.as_path();
         let lock_path = beside(path, ".lock");
         let io = |action| {
             let path = lock_path.clone();
@@ -182,10 +185,12 @@ impl Editor {
             move |source| EditError::Io { action, path, source }
         };
         let old = std::fs::metadata(&self.path).ok();
+        // One that a crash left behind. It is never written through: where the folder is the
+        // daemon's and root the writer, it could be a link to anything.
+        let _ = std::fs::remove_file(temporary);
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(temporary)
             .map_err(io("cannot create", temporary))?;
@@ -435,6 +440,21 @@ mod tests {
             assert_eq!(mode(), is, "{was:o}");
         }
         assert!(!beside(&path, ".new").exists());
+    }
+
+    #[test]
+    fn symbolic_links_are_followed_to_the_registry_and_not_from_a_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (path, link, other) = (at("real.toml"), at("devices.toml"), at("other"));
+        add(&path, "a");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, beside(&path, ".new")).unwrap();
+        add(&link, "b");
+        assert_eq!(load(&path).len(), 2);
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
     }
 
     #[test]

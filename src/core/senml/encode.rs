@@ -49,11 +49,8 @@ fn record(w: &mut Writer<'_>, reading: &Reading) {
             key(w, Label::BooleanValue);
             w.bool(*value);
         }
-        Some(Value::Data(value)) => {
-            key(w, Label::DataValue);
-            w.bytes(value);
-        }
-        None => {}
+        // Labels ascend, so this one comes last.
+        Some(Value::Data(_)) | None => {}
     }
     if let Some(sum) = reading.sum {
         key(w, Label::Sum);
@@ -64,6 +61,10 @@ fn record(w: &mut Writer<'_>, reading: &Reading) {
     if let Some(update_time) = reading.update_time {
         key(w, Label::UpdateTime);
         number(w, update_time);
+    }
+    if let Some(Value::Data(value)) = &reading.value {
+        key(w, Label::DataValue);
+        w.bytes(value);
     }
 }
 

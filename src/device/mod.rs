@@ -1,0 +1,37 @@
+//! The device side of the gateway: `GET /v1/devices/{device}` on the device listener, upgraded to a
+//! WebSocket that speaks `tidegate.v1`.
+//!
+//! ```text
+//! listener ──accept, limits──► handshake ──TLS, HTTP, credentials──► greeting ──HELLO, WELCOME──►
+//! connection (one small task per device) ◄──► engine
+//! ```
+//!
+//! Everything up to WELCOME shares one deadline, `devices.hello_timeout`, and runs in a task of its
+//! own, whose memory is gone when the connection's task begins. That one drives
+//! [`core::session`](crate::core::session): it reads what is ready, hands it on as one event, and
+//! writes what its [`Link`](crate::ports::Link) says.
+//!
+//! What bounds memory: connections in all and by address; 8 KiB of request head; TLS handshakes at
+//! a time; `max_frame` per message and a multiple of it on the wire; `window` and the common
+//! [`Budget`](crate::ports::Budget) for batches; a few unsent REJECTs, beyond which a device that
+//! does not read is not read from either.
+
+mod connection;
+mod ending;
+mod greeting;
+mod handshake;
+mod listener;
+mod presence;
+mod refusal;
+mod request;
+mod sessions;
+mod shared;
+mod socket;
+mod submission;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use listener::{ListenError, Listener};
+pub use shared::Context;
+pub use tls::{TlsError, TlsSlot};

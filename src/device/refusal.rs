@@ -1,0 +1,122 @@
+//! The answers to a connection that does not become a session.
+
+use std::fmt::Write as _;
+
+/// Seconds after which a client that was turned away for lack of room should try again.
+const RETRY_FULL: u32 = 10;
+/// The same while the gateway restarts.
+const RETRY_STOPPING: u32 = 5;
+/// The same for an address that holds too many connections.
+const RETRY_ADDRESS: u32 = 30;
+
+/// Why a connection is refused before the upgrade. Where several apply, the order of checks is:
+/// room (429, 503), syntax (400), path (404), method (405), a WebSocket at all (426), its version
+/// (426), its key and subprotocol (400), Origin (403), credentials (401).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// 400: not HTTP/1.1, or not a complete WebSocket handshake.
+    BadHandshake(&'static str),
+    /// 401: no credentials or wrong ones, or no such device: always the same.
+    Unauthorized,
+    /// 403: a browser on a page that may not connect.
+    OriginNotAllowed,
+    /// 404: nothing there.
+    NoSuchPath,
+    /// 405: not GET.
+    MethodNotAllowed,
+    /// 426: plain HTTP.
+    UpgradeRequired,
+    /// 426: another version of the WebSocket protocol.
+    UnsupportedVersion,
+    /// 429: too many connections from one address.
+    TooManyFromAddress,
+    /// 503: no room.
+    Full,
+    /// 503: on the way out.
+    Stopping,
+}
+
+impl Refusal {
+    /// The label of `connections_refused_total`.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::BadHandshake(_) => "bad-handshake",
+            Self::Unauthorized => "unauthorized",
+            Self::OriginNotAllowed => "origin",
+            Self::NoSuchPath => "path",
+            Self::MethodNotAllowed => "method",
+            Self::UpgradeRequired => "plain-http",
+            Self::UnsupportedVersion => "version",
+            Self::TooManyFromAddress => "address-limit",
+            Self::Full => "full",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// The whole HTTP response; the connection is closed after it.
+    pub(crate) fn response(&self) -> Vec<u8> {
+        let (status, headers) = self.status();
+        let body = self.body();
+        let mut text = format!("HTTP/1.1 {status}\r\n{headers}");
+        if !headers.contains("Connection:") {
+            text.push_str("Connection: close\r\n");
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{body}\n",
+            body.len() + 1
+        );
+        text.into_bytes()
+    }
+
+    fn status(&self) -> (&'static str, String) {
+        let upgrade = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
+        let retry = |seconds: u32| format!("Retry-After: {seconds}\r\n");
+        match self {
+            Self::BadHandshake(_) => ("400 Bad Request", String::new()),
+            Self::Unauthorized => {
+                ("401 Unauthorized", "WWW-Authenticate: Bearer realm=\"tidegate\"\r\n".to_owned())
+            }
+            Self::OriginNotAllowed => ("403 Forbidden", String::new()),
+            Self::NoSuchPath => ("404 Not Found", String::new()),
+            Self::MethodNotAllowed => ("405 Method Not Allowed", "Allow: GET\r\n".to_owned()),
+            Self::UpgradeRequired => ("426 Upgrade Required", upgrade.to_owned()),
+            Self::UnsupportedVersion => {
+                ("426 Upgrade Required", format!("{upgrade}Sec-WebSocket-Version: 13\r\n"))
+            }
+            Self::TooManyFromAddress => ("429 Too Many Requests", retry(RETRY_ADDRESS)),
+            Self::Full => ("503 Service Unavailable", retry(RETRY_FULL)),
+            Self::Stopping => ("503 Service Unavailable", retry(RETRY_STOPPING)),
+        }
+    }
+
+    /// One line that says why.
+    pub(crate) fn body(&self) -> &'static str {
+        match self {
+            Self::BadHandshake(why) => why,
+            Self::Unauthorized => {
+                "credentials missing or wrong: send Authorization: Bearer TOKEN, the subprotocol \
+                 bearer.TOKEN, or this device's client certificate, as the gateway is set up"
+            }
+            Self::OriginNotAllowed => {
+                "this Origin is not allowed: the operator lists the pages that may connect in \
+                 devices.allowed_origins"
+            }
+            Self::NoSuchPath => {
+                "no such path: devices connect to /v1/devices/ID, ID being 1 to 64 letters, \
+                 digits, '_' or '-', a letter or digit first"
+            }
+            Self::MethodNotAllowed => "method not allowed: a WebSocket handshake is a GET",
+            Self::UpgradeRequired => {
+                "upgrade required: this is a WebSocket endpoint, subprotocol tidegate.v1"
+            }
+            Self::UnsupportedVersion => "unsupported Sec-WebSocket-Version: this is version 13",
+            Self::TooManyFromAddress => {
+                "too many connections from this address: close some or try again later"
+            }
+            Self::Full => "the gateway has no room for another connection: try again later",
+            Self::Stopping => "the gateway is shutting down: try again in a moment",
+        }
+    }
+}

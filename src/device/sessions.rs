@@ -1,0 +1,148 @@
+//! The live sessions: one per device, found again when it is replaced or revoked.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::config::Auth;
+use crate::config::registry::{Credential, Registry};
+use crate::core::ids::{DeviceId, SessionId};
+use crate::core::policy::Permissions;
+use crate::core::session::{Close, REPLACED, REVOKED};
+use crate::ports::{Link, Outbound};
+
+/// How a device proved who it is; to find out later whether that still holds.
+#[derive(Debug, Clone)]
+pub(crate) enum Proof {
+    /// Not at all: `auth = "none"`.
+    Unasked,
+    /// With a token of the registry.
+    Token(Credential),
+    /// With a client certificate; whether the registry listed the device then.
+    Certificate {
+        /// Whether it did.
+        listed: bool,
+    },
+}
+
+impl Proof {
+    /// Checks what a device offers. What the work and the answer are does not tell whether the
+    /// device is known.
+    ///
+    /// With certificates the registry need not list anybody: who has a certificate of the client
+    /// CA is a device. Once it lists some, only those may connect, so that removing one shuts it
+    /// out.
+    pub(crate) fn check(
+        auth: Auth,
+        registry: &Registry,
+        device: &DeviceId,
+        token: Option<&str>,
+        certified: bool,
+        now: f64,
+    ) -> Option<Self> {
+        match auth {
+            Auth::None => Some(Self::Unasked),
+            Auth::Token => {
+                registry.credential(device, token.unwrap_or_default(), now).map(Self::Token)
+            }
+            Auth::Mtls => {
+                let listed = registry.permissions(device).is_some();
+                let known = listed || registry.is_empty();
+                (certified && known).then_some(Self::Certificate { listed })
+            }
+        }
+    }
+
+    /// Whether it still holds.
+    pub(crate) fn holds(&self, registry: &Registry, device: &DeviceId, now: f64) -> bool {
+        match self {
+            Self::Unasked => true,
+            Self::Token(credential) => registry.still_valid(credential, device, now),
+            Self::Certificate { listed } => {
+                registry.permissions(device).is_some() || (!listed && registry.is_empty())
+            }
+        }
+    }
+
+    fn is_token(&self) -> bool {
+        matches!(self, Self::Token(_))
+    }
+}
+
+/// What `device` may do: as the registry says, else publish everything and be sent nothing.
+pub(crate) fn permissions(registry: &Registry, device: &DeviceId) -> Arc<Permissions> {
+    registry.permissions(device).unwrap_or_default()
+}
+
+/// The sessions that have said HELLO.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    by_device: HashMap<DeviceId, Live>,
+}
+
+#[derive(Debug)]
+struct Live {
+    session: SessionId,
+    link: Arc<Link>,
+    proof: Proof,
+}
+
+impl Sessions {
+    /// Adds one; the device's session before it, if any, is told to close.
+    pub(crate) fn insert(
+        &mut self,
+        device: DeviceId,
+        session: SessionId,
+        link: Arc<Link>,
+        proof: Proof,
+    ) {
+        let live = Live { session, link, proof };
+        if let Some(replaced) = self.by_device.insert(device, live) {
+            let reason = "replaced by a newer connection of the same device";
+            close(&replaced.link, Close::new(REPLACED, reason));
+        }
+    }
+
+    /// Removes `session`. Whether it was there: not, if it had been replaced.
+    pub(crate) fn remove(&mut self, device: &DeviceId, session: SessionId) -> bool {
+        let current = self.by_device.get(device).is_some_and(|live| live.session == session);
+        if current {
+            self.by_device.remove(device);
+            // A storm that is over should not hold memory for good.
+            if self.by_device.capacity() > 64 + 4 * self.by_device.len() {
+                self.by_device.shrink_to_fit();
+            }
+        }
+        current
+    }
+
+    /// Closes every session whose proof does not hold any more; how many. `all` looks at every
+    /// one, else only at those whose proof may end by time.
+    pub(crate) fn revoke(&self, registry: &Registry, now: f64, all: bool) -> usize {
+        let may_have_ended = |live: &Live| all || live.proof.is_token();
+        let ended = |(device, live): &(&DeviceId, &Live)| {
+            may_have_ended(live) && !live.proof.holds(registry, device, now)
+        };
+        self.by_device
+            .iter()
+            .filter(ended)
+            .map(|(device, live)| {
+                tracing::info!(%device, "credentials revoked: closing its connection");
+                close(&live.link, revoked());
+            })
+            .count()
+    }
+
+    /// Tells every session to close.
+    pub(crate) fn close_all(&self, reason: &Close) {
+        self.by_device.values().for_each(|live| close(&live.link, reason.clone()));
+    }
+}
+
+/// What a session is told whose credentials do not hold any more.
+pub(crate) fn revoked() -> Close {
+    Close::new(REVOKED, "credentials revoked: the token was replaced or the device removed")
+}
+
+fn close(link: &Link, Close { code, reason }: Close) {
+    link.send(Outbound::Close { code, reason });
+}

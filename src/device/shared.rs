@@ -1,0 +1,248 @@
+//! What all connections share.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::refusal::Refusal;
+use super::sessions::Sessions;
+use crate::config::registry::Registry;
+use crate::config::{Auth, Devices, Rate};
+use crate::core::ids::SessionId;
+use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
+use crate::core::senml::Limits;
+use crate::core::session::Rules;
+use crate::metrics::{Metrics, Reason};
+use crate::ports::{Budget, Clock, DeviceSender, Feed, lock};
+
+/// How far ahead of the gateway's clock a reading's time may lie, in seconds. Time relative to now
+/// needs none; a device with a clock of its own may be a little fast.
+const MAX_AHEAD: f64 = 86_400.0;
+/// TLS handshakes at a time; each holds some 30 KiB.
+const TLS_AT_A_TIME: usize = 256;
+/// Connections over a limit that get to hear so at a time; others are just dropped.
+const REFUSED_AT_A_TIME: usize = 64;
+/// Read buffer of a connection in bytes. It is the larger part of what an idle device costs, and
+/// beyond some messages' size it brings little; larger messages get their room when they come.
+const READ_BUFFER: usize = 1024;
+/// What is written is collected up to this many bytes.
+const WRITE_BUFFER: usize = 4096;
+/// Fragments of a message, about: what they may cost on the wire beside the message itself.
+const FRAGMENTS: usize = 1024;
+/// The longest header of a fragment, in bytes.
+const FRAGMENT_HEADER: usize = 14;
+
+/// What the listener needs of the rest of the program.
+#[derive(Clone)]
+pub struct Context {
+    /// The gateway's id, for WELCOME.
+    pub gateway: String,
+    /// To the engine.
+    pub events: DeviceSender,
+    /// Memory for unsettled batches.
+    pub budget: Arc<Budget>,
+    /// Who may connect; a change is heeded at once, also for open connections.
+    pub registry: watch::Receiver<Arc<Registry>>,
+    /// Where devices that come and go are shown.
+    pub feed: Arc<dyn Feed>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) context: Context,
+    pub(crate) rules: Rules,
+    pub(crate) websocket: WebSocketConfig,
+    pub(crate) auth: Auth,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) hello_timeout: Duration,
+    pub(crate) sessions: Mutex<Sessions>,
+    pub(crate) tls_turns: Semaphore,
+    rate: Rate,
+    started: Instant,
+    connections: Mutex<Connections>,
+    emptied: Notify,
+    refusing: AtomicUsize,
+    next_session: AtomicU64,
+    registry_changes: AtomicU64,
+    stopping: AtomicBool,
+    stop: watch::Sender<()>,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: &Devices, context: Context) -> Self {
+        let max_connections = settings.max_connections;
+        let websocket = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(WRITE_BUFFER)
+            // What the gateway sends is small or itself bounded by the largest message.
+            .max_write_buffer_size(2 * WRITE_BUFFER + settings.max_frame)
+            .max_message_size(Some(settings.max_frame))
+            .max_frame_size(Some(settings.max_frame));
+        Self {
+            context,
+            rules: Rules {
+                window: u64::from(settings.window),
+                max_frame: settings.max_frame,
+                limits: Limits { max_records: settings.max_records, max_ahead: MAX_AHEAD },
+                heartbeat_interval: settings.heartbeat_interval,
+                heartbeat_timeout: settings.heartbeat_timeout,
+            },
+            websocket,
+            auth: settings.auth,
+            allowed_origins: settings.allowed_origins.clone(),
+            hello_timeout: settings.hello_timeout,
+            sessions: Mutex::default(),
+            tls_turns: Semaphore::new(TLS_AT_A_TIME),
+            rate: settings.rate,
+            started: Instant::now(),
+            connections: Mutex::new(Connections::new(
+                max_connections,
+                settings.max_connections_per_address,
+            )),
+            emptied: Notify::new(),
+            refusing: AtomicUsize::new(0),
+            next_session: AtomicU64::new(1),
+            registry_changes: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+            stop: watch::Sender::new(()),
+        }
+    }
+
+    /// Monotonic time since the listener began.
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The moment at which [`Self::now`] will be `time`.
+    pub(crate) fn instant(&self, time: Duration) -> Instant {
+        self.started + time
+    }
+
+    pub(crate) fn unix(&self) -> f64 {
+        self.context.clock.unix()
+    }
+
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.context.registry.borrow())
+    }
+
+    pub(crate) fn next_session(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn bucket(&self) -> TokenBucket {
+        TokenBucket::new(self.rate.batches_per_second, self.rate.burst, self.now())
+    }
+
+    /// Bytes that may arrive for one message.
+    pub(crate) fn allowance(&self) -> usize {
+        self.rules.max_frame + FRAGMENTS * FRAGMENT_HEADER + READ_BUFFER
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.context.metrics.connections_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    // ------------------------------------------------------------ changes of the registry
+
+    /// Grows with each change, so that a connection sees cheaply that it must look again.
+    pub(crate) fn registry_changes(&self) -> u64 {
+        self.registry_changes.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn registry_changed(&self) {
+        self.registry_changes.fetch_add(1, Ordering::Release);
+    }
+
+    // ------------------------------------------------------------ the end
+
+    pub(crate) fn begin_to_stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.stop.send_replace(());
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until the gateway stops.
+    pub(crate) async fn stopping(&self) {
+        let mut stop = self.stop.subscribe();
+        if !self.is_stopping() {
+            // The sender lives in here, so the error cannot happen.
+            let _ = stop.changed().await;
+        }
+    }
+
+    // ------------------------------------------------------------ room
+
+    /// Counts one more connection.
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
+        let origin = Origin::of(address);
+        match lock(&self.connections).open(origin) {
+            Ok(()) => Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) }),
+            Err(TooMany::FromOrigin) => Err(Refusal::TooManyFromAddress),
+            Err(TooMany::Total) => Err(Refusal::Full),
+        }
+    }
+
+    /// Counts one more connection that is over a limit and shall hear so; `None` if even that is
+    /// too much.
+    pub(crate) fn admit_to_refuse(self: &Arc<Self>) -> Option<Slot> {
+        let slot = Slot { shared: Arc::clone(self), kind: Kind::ToRefuse };
+        let before = self.refusing.fetch_add(1, Ordering::AcqRel);
+        (before < REFUSED_AT_A_TIME).then_some(slot)
+    }
+
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> usize {
+        lock(&self.connections).total()
+    }
+
+    /// Waits until none is.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.connections() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+/// A connection's place in the counts; dropped when the connection is closed.
+pub(crate) struct Slot {
+    shared: Arc<Shared>,
+    kind: Kind,
+}
+
+enum Kind {
+    Admitted(Origin),
+    ToRefuse,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        match self.kind {
+            Kind::Admitted(origin) => {
+                let mut connections = lock(&self.shared.connections);
+                connections.close(origin);
+                if connections.total() == 0 {
+                    self.shared.emptied.notify_waiters();
+                }
+            }
+            Kind::ToRefuse => {
+                self.shared.refusing.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+}

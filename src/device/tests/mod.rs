@@ -1,0 +1,8 @@
+//! The listener on real sockets of the loopback interface, with the test in the engine's place.
+
+mod flow;
+mod harness;
+mod lifecycle;
+mod messages;
+mod refusals;
+mod secure;

@@ -1,0 +1,176 @@
+//! TLS and client certificates.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use super::harness::*;
+use crate::config::{Auth, Devices, Tls};
+use crate::ports::Resume;
+
+struct Authority {
+    certificate: rcgen::Certificate,
+    key: KeyPair,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        Self { certificate: params.self_signed(&key).unwrap(), key }
+    }
+
+    fn issue(&self, cn: &str, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, cn);
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.certificate, &self.key).unwrap(), key)
+    }
+
+    /// Writes a certificate for the gateway, and this authority for clients.
+    fn write(&self, folder: &Path) -> Tls {
+        let (certificate, key) = self.issue("gateway", "localhost");
+        let path = |name: &str| folder.join(name);
+        std::fs::write(path("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(path("ca.pem"), self.certificate.pem()).unwrap();
+        Tls { cert: path("cert.pem"), key: path("key.pem"), client_ca: None }
+    }
+
+    fn connector(&self, own: Option<&(rcgen::Certificate, KeyPair)>) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.der().clone()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                builder.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
+            }
+        };
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+async fn connect(bench: &Bench, connector: &TlsConnector) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(bench.addr).await?;
+    let name = ServerName::try_from("localhost").unwrap();
+    soon("the TLS handshake", connector.connect(name, stream)).await
+}
+
+/// The status line of the answer to a handshake for `device`; empty if there was none.
+async fn status(bench: &Bench, connector: &TlsConnector, device: &str) -> String {
+    let Ok(mut stream) = connect(bench, connector).await else { return String::new() };
+    let asked = stream.write_all(request(device, "").as_bytes()).await;
+    let mut answer = [0; 12];
+    match asked {
+        Ok(()) => match soon("an answer", stream.read_exact(&mut answer)).await {
+            Ok(_) => String::from_utf8(answer.to_vec()).unwrap(),
+            Err(_) => String::new(),
+        },
+        Err(_) => String::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_session_runs_over_tls() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = Some(authority.write(folder.path()));
+    let mut bench = Bench::start(&Devices { tls, ..settings() }, parse(""));
+    let stream = connect(&bench, &authority.connector(None)).await.unwrap();
+    let mut request =
+        tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(
+            "wss://localhost/v1/devices/kiln-3",
+        )
+        .unwrap();
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "tidegate.v1".parse().unwrap());
+    let (mut websocket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let send = |bytes: Vec<u8>| tokio_tungstenite::tungstenite::Message::Binary(bytes.into());
+    websocket.send(send(hello(Some(7)).encode())).await.unwrap();
+    let opened = bench.opened().await;
+    opened.welcome.send(Resume { epoch: 7, acked: 0 }).unwrap();
+    soon("WELCOME", websocket.next()).await.unwrap().unwrap();
+    for seq in 1..=100 {
+        websocket.feed(send(readings(Some(seq), "a"))).await.unwrap();
+    }
+    websocket.flush().await.unwrap();
+    let mut seen = 0;
+    while seen < 100 {
+        seen += bench.seqs(1).await.len() as u64;
+        opened.link.settle(seen, seen);
+    }
+    let mut acked = None;
+    while acked != Some(100) {
+        let message = soon("an ACK", websocket.next()).await.unwrap().unwrap();
+        let message = crate::core::frame::GatewayMessage::decode(&message.into_data()).unwrap();
+        let crate::core::frame::GatewayMessage::Ack { seq } = message else {
+            panic!("{message:?}")
+        };
+        acked = Some(seq);
+    }
+    websocket.close(None).await.unwrap();
+    assert_eq!(bench.closed().await, opened.session);
+}
+
+#[tokio::test]
+async fn plain_http_to_a_tls_listener_is_counted_and_dropped() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = Some(authority.write(folder.path()));
+    let bench = Bench::start(&Devices { tls, ..settings() }, parse(""));
+    let mut stream = TcpStream::connect(bench.addr).await.unwrap();
+    stream.write_all(request("kiln-3", "").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("the end", stream.read_to_end(&mut answer)).await;
+    until("it is counted", || bench.refused("tls") == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_certificate_opens_for_the_device_it_names_and_no_other() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let mut tls = authority.write(folder.path());
+    tls.client_ca = Some(folder.path().join("ca.pem"));
+    let settings = Devices { auth: Auth::Mtls, tls: Some(tls), ..settings() };
+    let bench = Bench::start(&settings, parse(""));
+    let own = authority.connector(Some(&authority.issue("kiln-3", "kiln-3a")));
+    assert_eq!(status(&bench, &own, "kiln-3").await, "HTTP/1.1 101", "by its CN");
+    assert_eq!(status(&bench, &own, "kiln-3a").await, "HTTP/1.1 101", "by its DNS name");
+    assert_eq!(status(&bench, &own, "kiln-4").await, "HTTP/1.1 401");
+    assert_eq!(status(&bench, &authority.connector(None), "kiln-3").await, "", "no certificate");
+    let stranger = Authority::new().issue("kiln-3", "kiln-3");
+    assert_eq!(status(&bench, &authority.connector(Some(&stranger)), "kiln-3").await, "");
+    // Once the registry lists devices, it decides which.
+    bench.registry.send_replace(parse("[devices.kiln-3a]\n").into());
+    assert_eq!(status(&bench, &own, "kiln-3a").await, "HTTP/1.1 101");
+    assert_eq!(status(&bench, &own, "kiln-3").await, "HTTP/1.1 401");
+}
+
+#[tokio::test]
+async fn a_reloaded_certificate_is_used_for_new_connections() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let tls = authority.write(folder.path());
+    let bench = Bench::start(&Devices { tls: Some(tls.clone()), ..settings() }, parse(""));
+    let presented = async || {
+        let stream = connect(&bench, &authority.connector(None)).await.unwrap();
+        let (_, connection) = stream.get_ref();
+        let chain: &[CertificateDer<'_>] = connection.peer_certificates().unwrap();
+        chain[0].as_ref().to_vec()
+    };
+    let before = presented().await;
+    assert_eq!(before, presented().await);
+    authority.write(folder.path());
+    bench.tls.as_ref().unwrap().reload(&tls).unwrap();
+    assert_ne!(before, presented().await);
+}
