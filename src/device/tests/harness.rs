@@ -216,7 +216,7 @@ impl Bench {
 
     pub(super) async fn opened(&mut self) -> Opened {
         match self.event().await {
-            DeviceEvent::Opened { session, device, epoch, link, welcome } => {
+            DeviceEvent::Opened { session, device, epoch, link, welcome, .. } => {
                 Opened { session, device, epoch, link, welcome }
             }
             other => panic!("{other:?}"),
