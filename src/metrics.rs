@@ -1,5 +1,6 @@
-//! Every counter of the gateway in one place; the names are in `docs/protocol.md`'s sibling,
-//! `docs/configuration.md`, and part of what the outside relies on.
+//! Every counter of the gateway in one place. The rooms count here as things happen; `/metrics` of
+//! the dashboard shows it. Names and labels are part of what the outside relies on: dashboards and
+//! alerts are written against them.
 
 use std::sync::atomic::AtomicU64;
 
@@ -10,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+
+use crate::core::batch::LossReason;
 
 /// A label `reason`, `code`, `path` or `state` with a value from a closed set.
 macro_rules! label {
@@ -26,6 +29,7 @@ macro_rules! label {
 label!(Reason, reason);
 label!(Code, code);
 label!(Path, path);
+label!(State, state);
 
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
@@ -51,13 +55,14 @@ pub struct Metrics {
     pub duplicates: Counter,
     /// RESULT messages for commands nobody sent.
     pub results_unknown: Counter,
-    /// What the spool holds on disk, in bytes.
+    /// What the spool holds on disk, in bytes. This, the next two and [`Self::uplink_up`] are read
+    /// from [`crate::ports::Health`] when they are asked for.
     pub spool_bytes: Gauge,
     /// Batches in the spool.
     pub spool_batches: Gauge,
     /// Age of the oldest spooled batch in seconds.
     pub spool_oldest: Gauge<f64, AtomicU64>,
-    /// Bytes the process has written to files.
+    /// Bytes the process has caused to be written to storage; read from the system when asked for.
     pub disk_written: Counter,
     /// 1 while connected to the broker.
     pub uplink_up: Gauge,
@@ -67,6 +72,8 @@ pub struct Metrics {
     pub uplink_reconnects: Counter,
     /// From the arrival of a batch to its settlement, by [`Path`].
     pub ack_seconds: Family<Path, Histogram, fn() -> Histogram>,
+    /// Commands, by the [`State`] they reached.
+    pub commands: Family<State, Counter>,
     /// Connections refused before the upgrade, by [`Reason`].
     pub connections_refused: Family<Reason, Counter>,
     /// Dashboards connected to the feed.
@@ -109,10 +116,12 @@ impl Metrics {
             uplink_inflight: Gauge::default(),
             uplink_reconnects: Counter::default(),
             ack_seconds: Family::new_with_constructor(histogram),
+            commands: Family::default(),
             connections_refused: Family::default(),
             viewers: Gauge::default(),
         };
         metrics.register();
+        metrics.prepare();
         metrics
     }
 
@@ -149,16 +158,115 @@ impl Metrics {
             self.uplink_reconnects.clone(),
         );
         r.register("ack_seconds", "From receipt to settlement", self.ack_seconds.clone());
+        r.register("commands", "Commands that reached a state", self.commands.clone());
         r.register("connections_refused", "Connections refused", self.connections_refused.clone());
         r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());
     }
 
-    /// The Prometheus text exposition.
+    /// Series that must be there from the start: an alert on an increase misses the first one of
+    /// a series that appears with it.
+    fn prepare(&self) {
+        use LossReason::{Corrupt, EvictedAge, EvictedSize, Refused};
+        for reason in [EvictedSize, EvictedAge, Corrupt, Refused] {
+            drop(self.readings_lost.get_or_create(&Reason { reason: reason.as_str() }));
+        }
+        for path in ["published", "spooled"] {
+            drop(self.ack_seconds.get_or_create(&Path { path }));
+        }
+    }
+
+    /// The `OpenMetrics` 1.0 text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+
+    /// The Prometheus 0.0.4 text, for whoever does not ask for `OpenMetrics`. There a counter's
+    /// name has its `_total` in the lines that describe it too.
+    #[must_use]
+    pub fn classic_text(&self) -> String {
+        let text = self.text();
+        let counters: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+            .collect();
+        let mut classic = String::with_capacity(text.len() + 256);
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            let mut words = line.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("#"), Some(kind), Some(name), Some(rest)) if counters.contains(&name) => {
+                    classic.extend(["# ", kind, " ", name, "_total ", rest]);
+                }
+                _ => classic.push_str(line),
+            }
+            classic.push('\n');
+        }
+        classic
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_the_outside_relies_on_is_there() {
+        let text = Metrics::new().classic_text();
+        for name in [
+            "devices_connected gauge",
+            "batches_received_total counter",
+            "readings_received_total counter",
+            "readings_published_total counter",
+            "readings_spooled_total counter",
+            "readings_lost_total counter",
+            "batches_rejected_total counter",
+            "sequence_gaps_total counter",
+            "duplicates_total counter",
+            "spool_bytes gauge",
+            "spool_batches gauge",
+            "spool_oldest_seconds gauge",
+            "disk_written_bytes_total counter",
+            "uplink_up gauge",
+            "uplink_inflight gauge",
+            "uplink_reconnects_total counter",
+            "ack_seconds histogram",
+            "commands_total counter",
+            "connections_refused_total counter",
+            "viewers gauge",
+        ] {
+            let line = format!("# TYPE tidegate_{name}\n");
+            assert!(text.contains(&line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn both_texts_name_the_samples_alike_and_only_the_modern_one_ends_with_eof() {
+        let metrics = Metrics::new();
+        metrics.batches_received.inc_by(3);
+        let samples = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+        };
+        assert_eq!(samples(&metrics.text()), samples(&metrics.classic_text()));
+        assert!(metrics.classic_text().contains("\ntidegate_batches_received_total 3\n"));
+        assert!(metrics.text().ends_with("# EOF\n"));
+        assert!(!metrics.classic_text().contains("# EOF"));
+    }
+
+    #[test]
+    fn losses_by_reason_and_latencies_by_path_are_there_before_the_first() {
+        let text = Metrics::new().text();
+        for series in [
+            "readings_lost_total{reason=\"evicted-size\"} 0",
+            "readings_lost_total{reason=\"evicted-age\"} 0",
+            "readings_lost_total{reason=\"corrupt\"} 0",
+            "readings_lost_total{reason=\"refused\"} 0",
+            "ack_seconds_count{path=\"published\"} 0",
+            "ack_seconds_count{path=\"spooled\"} 0",
+        ] {
+            assert!(text.contains(&format!("tidegate_{series}\n")), "{series} in {text}");
+        }
     }
 }

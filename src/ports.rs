@@ -37,6 +37,8 @@ pub enum DeviceEvent {
         epoch: Option<u64>,
         /// The way back to the connection.
         link: Arc<Link>,
+        /// What the connection knows of it.
+        facts: Arc<DeviceFacts>,
         /// Answered once with what WELCOME must say.
         welcome: oneshot::Sender<Resume>,
     },

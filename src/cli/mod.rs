@@ -1,7 +1,127 @@
-//! The command line.
+//! The command line: reads arguments, calls what they name, turns the outcome into an exit code.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed,
+//! 2 wrong usage, 78 invalid configuration.
+
+mod check;
+mod curves;
+#[cfg(feature = "demo")]
+mod demo;
+mod device;
+mod http;
+mod run;
+mod simulate;
+mod status;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::fault::Faults;
+use crate::config::registry::edit::EditError;
+use crate::config::{self, Settings};
+
+/// `EX_CONFIG` of sysexits.h.
+const INVALID_CONFIGURATION: u8 = 78;
 
 /// Runs the command that the arguments name.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = |()| ExitCode::SUCCESS;
+    let outcome = match cli.command {
+        Command::Run(args) => run::run(&args).map(done),
+        Command::Check(args) => check::run(&args).map(done),
+        Command::Device(args) => device::run(args).map(done),
+        Command::Status(args) => status::run(&args).map(done),
+        Command::Simulate(args) => simulate::run(&args),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "demo")]
+        Command::DemoBroker(args) => demo::broker::run(&args),
+        #[cfg(feature = "demo")]
+        Command::DemoGateway(args) => {
+            demo::end_with_parent().and_then(|()| run::run(&args)).map(done)
+        }
+    };
+    outcome.unwrap_or_else(|error| report(&error))
+}
+
+/// Telemetry gateway: WebSocket devices in, MQTT out, nothing acknowledged ever lost.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Run(run::Args),
+    /// Check the configuration and show every fault at once.
+    Check(check::Args),
+    /// Register devices and manage their tokens.
+    Device(device::Args),
+    /// Show how a running gateway is doing.
+    Status(status::Args),
+    /// Simulate devices, for trying and for load.
+    Simulate(simulate::Args),
+    /// Show everything on this machine: gateway, broker, devices, dashboard.
+    #[cfg(feature = "demo")]
+    Demo(demo::Args),
+    /// The broker of `demo`, as its child.
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoBroker(demo::broker::Args),
+    /// The gateway of `demo`, as its child: `run`, but it ends with its parent.
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoGateway(run::Args),
+}
+
+/// `--config FILE`
+#[derive(Debug, Clone, clap::Args)]
+struct ConfigFile {
+    /// The configuration file.
+    #[arg(long = "config", value_name = "FILE", default_value = config::DEFAULT_FILE, global = true)]
+    path: PathBuf,
+}
+
+impl ConfigFile {
+    /// The settings alone: a command that only needs to know where things are works even where it
+    /// may not read the private keys.
+    fn settings(&self) -> Result<Settings, Faults> {
+        Settings::load_unchecked_files(&self.path)
+    }
+}
+
+/// Says what went wrong and with which exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
+    if error.downcast_ref().is_some_and(broken_pipe) {
+        // Whoever read the output has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    let invalid =
+        error.is::<Faults>() || matches!(error.downcast_ref(), Some(EditError::Invalid(_)));
+    if error.is::<Faults>() {
+        // One line each, to be read by people and editors: nothing in front.
+        eprintln!("{error}");
+    } else {
+        eprintln!("tidegate: {error:#}");
+    }
+    if invalid { ExitCode::from(INVALID_CONFIGURATION) } else { ExitCode::FAILURE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
 }

@@ -102,9 +102,18 @@ impl Faults {
         self.0.extend(more.0);
     }
 
-    /// Into the order of the file; faults without a line come last.
+    /// Into the order of each file; faults without a line come last in theirs.
     pub fn sort(&mut self) {
-        self.0.sort_by_key(|f| (f.line.unwrap_or(usize::MAX), f.column));
+        let mut files: Vec<PathBuf> = Vec::new();
+        for fault in &self.0 {
+            if !files.contains(&fault.file) {
+                files.push(fault.file.clone());
+            }
+        }
+        self.0.sort_by_key(|fault| {
+            let file = files.iter().position(|file| *file == fault.file);
+            (file, fault.line.unwrap_or(usize::MAX), fault.column)
+        });
     }
 
     /// `Ok` with `value` when nothing is wrong.
@@ -130,15 +139,24 @@ impl<'a> IntoIterator for &'a Faults {
 }
 
 /// A file's text, to turn byte ranges into lines.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Source<'a> {
     /// The file's name as faults show it.
     pub file: &'a Path,
     /// Its text.
     pub text: &'a str,
+    /// Where each line but the first begins: a file with thousands of faults costs no more to
+    /// report than to read.
+    lines: Vec<usize>,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// Of `text`, which faults say is in `file`.
+    #[must_use]
+    pub fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, lines: text.match_indices('\n').map(|(at, _)| at + 1).collect() }
+    }
+
     /// A fault at `span` (a byte range of the text).
     #[must_use]
     pub fn fault(
@@ -148,12 +166,14 @@ impl Source<'_> {
         problem: impl Into<String>,
         allowed: Option<String>,
     ) -> Fault {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        let start = span.start.min(self.text.len());
+        let before = self.lines.partition_point(|line| *line <= start);
+        let line_start = before.checked_sub(1).and_then(|last| self.lines.get(last).copied());
+        let in_line = self.text.get(line_start.unwrap_or(0)..start).unwrap_or_default();
         Fault {
             file: self.file.to_owned(),
-            line: Some(before.matches('\n').count() + 1),
-            column: Some(before.get(line_start..).unwrap_or_default().chars().count() + 1),
+            line: Some(before + 1),
+            column: Some(in_line.chars().count() + 1),
             key: key.into(),
             problem: problem.into(),
             allowed,
@@ -188,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_fault_counts_lines_and_characters_from_one() {
-        let source = Source { file: Path::new("x.toml"), text: "a = 1\né = 2\n" };
+        let source = Source::new(Path::new("x.toml"), "a = 1\né = 2\n");
         let fault = source.fault(9..10, "k", "is wrong", Some("1 to 3".into()));
         assert_eq!((fault.line, fault.column), (Some(2), Some(3)));
         assert_eq!(fault.to_string(), "x.toml:2: k: is wrong; allowed: 1 to 3");
@@ -198,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_syntax_error_names_line_and_column() {
-        let source = Source { file: Path::new("x.toml"), text: "a = 1\nb = = 2\n" };
+        let source = Source::new(Path::new("x.toml"), "a = 1\nb = = 2\n");
         let error = toml::de::DeTable::parse(source.text).unwrap_err();
         let text = source.syntax(&error).to_string();
         assert!(text.starts_with("x.toml:2: not TOML: "), "{text}");

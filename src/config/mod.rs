@@ -1,13 +1,29 @@
 //! The configuration: [`Settings`] is what the rest of the program works with, checked and
 //! complete.
+//!
+//! `schema` is the list of keys, `raw` reads a file by it, `check` judges what the values mean
+//! together; all faults of a file are found in one pass.
 
+mod assemble;
+mod check;
 pub mod fault;
+pub mod raw;
 pub mod registry;
+pub mod schema;
+pub mod text;
 pub mod units;
+pub mod watch;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use self::fault::{Faults, Source};
+use self::raw::Values;
+use self::schema::Applies;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
 
 /// Everything that can be set, after all checks.
 #[derive(Debug, Clone)]
@@ -24,6 +40,116 @@ pub struct Settings {
     pub dashboard: Dashboard,
     /// `[log]`
     pub log: Log,
+    /// The file they come from.
+    pub file: PathBuf,
+    /// What the operator should know though it is not wrong; one line each.
+    pub warnings: Vec<String>,
+    values: Values,
+}
+
+/// What the host adds to a configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The default of `gateway.id`.
+    pub host_name: Option<String>,
+    /// The default of `gateway.data_dir`: what systemd made for the service.
+    pub state_directory: Option<PathBuf>,
+}
+
+/// What a newer configuration changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Keys whose new value can take effect now.
+    pub now: Vec<&'static str>,
+    /// Keys whose new value needs a restart.
+    pub after_restart: Vec<&'static str>,
+}
+
+impl Settings {
+    /// Reads and checks a configuration file and the files it names.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each fault with its line.
+    pub fn load(file: &Path) -> Result<Self, Faults> {
+        Self::build(&read(file)?, file, &Surroundings::of_host(), true)
+    }
+
+    /// Like [`Self::load`], but the files it names may be missing or unreadable.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file itself, each fault with its line.
+    pub fn load_unchecked_files(file: &Path) -> Result<Self, Faults> {
+        Self::build(&read(file)?, file, &Surroundings::of_host(), false)
+    }
+
+    /// Checks a configuration without touching the files it names. `file` says where relative
+    /// paths begin and what faults call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each fault with its line.
+    pub fn parse(text: &str, file: &Path, host: &Surroundings) -> Result<Self, Faults> {
+        Self::build(text, file, host, false)
+    }
+
+    /// What `newer` changes, so that the log can say what needs a restart.
+    #[must_use]
+    pub fn changes(&self, newer: &Self) -> Changes {
+        Changes {
+            now: self.values.changed(&newer.values, Applies::Reload),
+            after_restart: self.values.changed(&newer.values, Applies::Restart),
+        }
+    }
+
+    /// The files whose contents the device listener takes up while running: its certificate and
+    /// key and the authority of client certificates. (The registry has a watch of its own, the
+    /// uplink reads its files whenever it connects.)
+    #[must_use]
+    pub fn certificate_files(&self) -> Vec<PathBuf> {
+        let tls = self.devices.tls.iter();
+        tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
+            .flatten()
+            .cloned()
+            .collect()
+    }
+
+    fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
+        let source = Source::new(file, text);
+        let mut faults = Faults::default();
+        let values = Values::read(&source, &mut faults);
+        let mut settings = assemble::settings(values, &source, host, &mut faults);
+        let mut check = check::Check {
+            values: &settings.values,
+            source: &source,
+            faults: &mut faults,
+            warnings: Vec::new(),
+        };
+        check.rules(&settings);
+        if files {
+            check.files(&settings);
+        }
+        settings.warnings = check.warnings;
+        faults.or(settings)
+    }
+}
+
+impl Surroundings {
+    /// Those of this host.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .ok()
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .map(|name| name.trim().to_owned());
+        // systemd lists several folders with colons between; the first is the unit's main one.
+        let state_directory = std::env::var_os("STATE_DIRECTORY")
+            .and_then(|all| std::env::split_paths(&all).next())
+            .filter(|first| !first.as_os_str().is_empty());
+        Self { host_name, state_directory }
+    }
+}
+
+fn read(file: &Path) -> Result<String, Faults> {
+    std::fs::read_to_string(file).map_err(|e| Faults::of_file(file, format!("cannot be read: {e}")))
 }
 
 /// `[gateway]`
@@ -33,6 +159,8 @@ pub struct Gateway {
     pub id: String,
     /// Where the spool lives.
     pub data_dir: PathBuf,
+    /// How long stopping in order may take.
+    pub grace: Duration,
 }
 
 /// `[devices]`

@@ -6,7 +6,7 @@
 //! previous = { token = "sha256:60303a…", expires = 2025-11-22T09:26:40Z }   # while rotating
 //! created = 2025-11-22T08:26:40Z
 //! readings = ["*"]                  # names it may publish; empty or absent: all
-//! commands = []                     # commands it may be sent; empty or absent: none
+//! commands = ["*"]                  # commands it may be sent; empty or absent: all
 //! ```
 //!
 //! A token is 256 random bits, so a plain SHA-256 of it cannot be searched and costs a Pi a
@@ -45,16 +45,6 @@ pub struct Device {
     previous: Option<Previous>,
     created: Option<f64>,
     permissions: Arc<Permissions>,
-    patterns: Arc<Patterns>,
-}
-
-/// A device's patterns as they are written in the file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Patterns {
-    /// Names it may publish; empty: all.
-    pub readings: Vec<String>,
-    /// Commands it may be sent; empty: none.
-    pub commands: Vec<String>,
 }
 
 /// Which of a device's secrets opened a connection; to find out later whether it still holds.
@@ -91,7 +81,7 @@ impl Registry {
     /// Everything that is wrong, each fault with its line.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Faults> {
         let mut parser = Parser {
-            source: Source { file, text },
+            source: Source::new(file, text),
             faults: Faults::default(),
             shared: HashMap::new(),
         };
@@ -190,10 +180,10 @@ impl Device {
         self.previous.as_ref().map(|p| p.expires)
     }
 
-    /// What it may do, as written in the file.
+    /// What it may do.
     #[must_use]
-    pub fn patterns(&self) -> &Patterns {
-        &self.patterns
+    pub fn permissions(&self) -> &Permissions {
+        &self.permissions
     }
 }
 
@@ -232,8 +222,8 @@ impl std::fmt::Debug for Hash {
 struct Parser<'a> {
     source: Source<'a>,
     faults: Faults,
-    /// Devices with the same patterns share one [`Permissions`].
-    shared: HashMap<Arc<Patterns>, Arc<Permissions>>,
+    /// Devices with the same patterns share one [`Permissions`]; by what they look like.
+    shared: HashMap<String, Arc<Permissions>>,
 }
 
 impl Parser<'_> {
@@ -269,29 +259,20 @@ impl Parser<'_> {
 
     fn device(&mut self, path: &str, entry: &DeTable<'_>) -> Device {
         let mut device = Device::default();
-        let (mut texts, mut permissions) = (Patterns::default(), Permissions::default());
+        let mut permissions = Permissions::default();
         for (key, value) in entry {
             let path = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
                 "token" => device.token = self.hash(&path, value),
                 "created" => device.created = self.date(&path, value),
                 "previous" => device.previous = self.previous(&path, value),
-                "readings" => {
-                    (texts.readings, permissions.readings) = self.patterns(&path, value);
-                }
-                "commands" => {
-                    (texts.commands, permissions.commands) = self.patterns(&path, value);
-                }
+                "readings" => permissions.readings = self.patterns(&path, value),
+                "commands" => permissions.commands = self.patterns(&path, value),
                 unknown => self.unknown(key, &path, unknown, &KEYS),
             }
         }
-        let (texts, permissions) = match self.shared.get_key_value(&texts) {
-            Some((texts, permissions)) => (Arc::clone(texts), Arc::clone(permissions)),
-            None => (Arc::new(texts), Arc::new(permissions)),
-        };
-        self.shared.insert(Arc::clone(&texts), Arc::clone(&permissions));
-        device.patterns = texts;
-        device.permissions = permissions;
+        let shared = self.shared.entry(format!("{permissions:?}"));
+        device.permissions = Arc::clone(shared.or_insert_with(|| Arc::new(permissions)));
         device
     }
 
@@ -345,28 +326,21 @@ impl Parser<'_> {
         unix
     }
 
-    fn patterns(
-        &mut self,
-        path: &str,
-        value: &Spanned<DeValue<'_>>,
-    ) -> (Vec<String>, Vec<Pattern>) {
+    fn patterns(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Vec<Pattern> {
         let allowed = "a list of patterns such as [\"temperature\", \"motor-*\"]";
-        let (mut texts, mut patterns) = (Vec::new(), Vec::new());
+        let mut patterns = Vec::new();
         let Some(items) = value.get_ref().as_array() else {
             self.wrong_type(value, path, allowed);
-            return (texts, patterns);
+            return patterns;
         };
         for item in items {
             match item.get_ref().as_str().map(Pattern::new) {
-                Some(Ok(pattern)) => {
-                    texts.push(item.get_ref().as_str().unwrap_or_default().to_owned());
-                    patterns.push(pattern);
-                }
+                Some(Ok(pattern)) => patterns.push(pattern),
                 Some(Err(bad)) => self.fault(item.span(), path, bad.to_string(), ""),
                 None => self.wrong_type(item, path, allowed),
             }
         }
-        (texts, patterns)
+        patterns
     }
 
     fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, path: &str, allowed: &str) {

@@ -5,9 +5,8 @@
 //! once: what it returns was well-formed to the end.
 
 use ciborium::Value;
-use ciborium_ll::{Header, simple};
 
-use super::cbor::{self, Cursor, Writer, kind};
+use super::cbor::{self, Cursor, Header, Len, Writer};
 
 /// Longest `model` and `firmware` in HELLO, in characters.
 pub const TEXT_MAX: usize = 128;
@@ -313,7 +312,7 @@ impl GatewayMessage {
 /// Walks through the items of a message's array.
 struct Items<'a> {
     cursor: Cursor<'a>,
-    left: Option<usize>,
+    left: Len,
     message: &'static str,
 }
 
@@ -327,7 +326,7 @@ impl<'a> Items<'a> {
         let left = match cursor.header()? {
             Header::Array(left) => left,
             other => {
-                return Err(FrameError(format!("the message is {}, not an array", kind(other))));
+                return Err(FrameError(format!("the message is {}, not an array", other.kind())));
             }
         };
         let mut items = Self { cursor, left, message: "the message" };
@@ -358,7 +357,7 @@ impl<'a> Items<'a> {
     }
 
     fn wrong<T>(&self, name: &str, found: Header, wanted: &str) -> Result<T, FrameError> {
-        Err(FrameError(format!("{}: {name} is {}, not {wanted}", self.message, kind(found))))
+        Err(FrameError(format!("{}: {name} is {}, not {wanted}", self.message, found.kind())))
     }
 
     fn uint(&mut self, name: &str) -> Result<u64, FrameError> {
@@ -371,15 +370,15 @@ impl<'a> Items<'a> {
     fn seq(&mut self) -> Result<Option<u64>, FrameError> {
         match self.header("seq")? {
             Header::Positive(n) => Ok(Some(n)),
-            Header::Simple(simple::NULL) => Ok(None),
+            Header::NULL => Ok(None),
             other => self.wrong("seq", other, "an unsigned integer or null"),
         }
     }
 
     fn bool(&mut self, name: &str) -> Result<bool, FrameError> {
         match self.header(name)? {
-            Header::Simple(simple::FALSE) => Ok(false),
-            Header::Simple(simple::TRUE) => Ok(true),
+            Header::FALSE => Ok(false),
+            Header::TRUE => Ok(true),
             other => self.wrong(name, other, "a boolean"),
         }
     }
@@ -514,8 +513,8 @@ impl<'a> Items<'a> {
                     welcome.gateway = items.text_content(key, header, usize::MAX)?;
                     return Ok(());
                 }
-                ("time", Header::Float(time)) if time.is_finite() => {
-                    welcome.time = time;
+                ("time", Header::Float(bits)) if f64::from_bits(bits).is_finite() => {
+                    welcome.time = f64::from_bits(bits);
                     return Ok(());
                 }
                 ("time", Header::Positive(time)) => {

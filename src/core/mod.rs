@@ -3,10 +3,13 @@
 //! Nothing in here knows tokio, files, sockets, the clock or the log. Time and randomness are
 //! arguments, actions are return values, so a test can run a million steps in a second.
 
+pub mod backoff;
 pub mod batch;
 mod cbor;
+pub mod delivery;
 pub mod frame;
 pub mod ids;
+pub mod payload;
 pub mod policy;
 pub mod quota;
 pub mod senml;

@@ -5,7 +5,7 @@
 //! advisory lock on a file beside it, which stays there (to delete it would let two writers hold
 //! two different files of that name).
 
-use std::fs::{File, OpenOptions, Permissions as Mode};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use fs4::FileExt;
 use rand::TryRngCore;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
-use super::{Hash, Patterns, Registry};
+use super::{Hash, Registry};
 use crate::config::fault::Faults;
 use crate::config::units::datetime_from_unix;
 use crate::core::ids::DeviceId;
-use crate::core::policy::{BadPattern, Pattern};
+use crate::core::policy::{Pattern, Permissions};
 
 /// What every token begins with, so that one that leaked can be recognised.
 pub const TOKEN_PREFIX: &str = "tg_";
@@ -38,9 +38,6 @@ pub enum EditError {
     /// There is no such device.
     #[error("{0} is not registered; `tidegate device list` shows who is")]
     Unknown(DeviceId),
-    /// A pattern cannot be used.
-    #[error(transparent)]
-    Pattern(#[from] BadPattern),
     /// A file or the random source failed.
     #[error("{action} {}: {source}", .path.display())]
     Io {
@@ -70,6 +67,9 @@ impl Editor {
     /// # Errors
     /// When the folder is not writable or the file is not a valid registry.
     pub fn open(path: &Path) -> Result<Self, EditError> {
+        // Through symbolic links: they stay, and all names of a file share one lock.
+        let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = path.as_path();
         let lock_path = beside(path, ".lock");
         let io = |action| {
             let path = lock_path.clone();
@@ -99,30 +99,22 @@ impl Editor {
     /// seconds.
     ///
     /// # Errors
-    /// When it is registered already or a pattern is not one.
+    /// When it is registered already.
     pub fn add(
         &mut self,
         device: &DeviceId,
-        patterns: &Patterns,
+        permissions: &Permissions,
         now: f64,
     ) -> Result<String, EditError> {
         if self.registry.get(device).is_some() {
             return Err(EditError::Exists(device.clone()));
         }
-        for text in patterns.readings.iter().chain(&patterns.commands) {
-            Pattern::new(text)?;
-        }
         let token = new_token()?;
-        let readings = if patterns.readings.is_empty() {
-            Array::from_iter(["*"])
-        } else {
-            patterns.readings.iter().collect()
-        };
         let mut entry = Table::new();
         entry.insert("token", toml_edit::value(Hash::of(&token).to_string()));
         entry.insert("created", Item::Value(datetime_from_unix(now).into()));
-        entry.insert("readings", toml_edit::value(readings));
-        entry.insert("commands", toml_edit::value(patterns.commands.iter().collect::<Array>()));
+        entry.insert("readings", toml_edit::value(list(&permissions.readings)));
+        entry.insert("commands", toml_edit::value(list(&permissions.commands)));
         self.devices()?.insert(device.as_str(), Item::Table(entry));
         Ok(token)
     }
@@ -141,17 +133,14 @@ impl Editor {
         let entry = self.entry(device)?;
         let token = new_token()?;
         let hash = Value::from(Hash::of(&token).to_string());
-        let old = match entry.get_mut("token").and_then(Item::as_value_mut) {
+        let old = if let Some(value) = entry.get_mut("token").and_then(Item::as_value_mut) {
             // The decor of a value is what stands around it: a comment behind it stays there.
-            Some(value) => {
-                let mut new = hash;
-                *new.decor_mut() = value.decor().clone();
-                Some(std::mem::replace(value, new))
-            }
-            None => {
-                entry.insert("token", Item::Value(hash));
-                None
-            }
+            let mut new = hash;
+            *new.decor_mut() = value.decor().clone();
+            Some(std::mem::replace(value, new))
+        } else {
+            entry.insert("token", Item::Value(hash));
+            None
         };
         entry.remove("previous");
         if let (Some(mut old), Some(overlap)) = (old, overlap) {
@@ -196,10 +185,12 @@ impl Editor {
             move |source| EditError::Io { action, path, source }
         };
         let old = std::fs::metadata(&self.path).ok();
+        // One that a crash left behind. It is never written through: where the folder is the
+        // daemon's and root the writer, it could be a link to anything.
+        let _ = std::fs::remove_file(temporary);
         let mut file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(0o600)
             .open(temporary)
             .map_err(io("cannot create", temporary))?;
@@ -221,7 +212,7 @@ impl Editor {
             std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
                 .map_err(io("cannot set the owner of", temporary))?;
         }
-        file.set_permissions(Mode::from_mode(mode))
+        file.set_permissions(std::fs::Permissions::from_mode(mode))
             .map_err(io("cannot set the mode of", temporary))?;
         file.sync_all().map_err(io("cannot sync", temporary))?;
         std::fs::rename(temporary, &self.path).map_err(io("cannot replace", &self.path))?;
@@ -248,6 +239,14 @@ impl Editor {
     }
 }
 
+/// An empty list allows everything; the file says so in so many words.
+fn list(patterns: &[Pattern]) -> Array {
+    if patterns.is_empty() {
+        return Array::from_iter(["*"]);
+    }
+    patterns.iter().map(Pattern::as_str).collect()
+}
+
 /// 256 random bits from the system, base64url.
 fn new_token() -> Result<String, EditError> {
     let mut bytes = [0; 32];
@@ -261,7 +260,7 @@ fn new_token() -> Result<String, EditError> {
 
 /// A group that was let in on purpose (0640) stays; a file that was open to all is closed.
 fn kept_mode(old: u32) -> u32 {
-    if old & 0o007 == 0 { (old & 0o660) | 0o600 } else { 0o600 }
+    if old.trailing_zeros() >= 3 { (old & 0o660) | 0o600 } else { 0o600 }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -289,7 +288,7 @@ mod tests {
 
     fn add(path: &Path, device: &str) -> String {
         let mut editor = Editor::open(path).unwrap();
-        let token = editor.add(&id(device), &Patterns::default(), NOW).unwrap();
+        let token = editor.add(&id(device), &Permissions::default(), NOW).unwrap();
         editor.save().unwrap();
         token
     }
@@ -349,7 +348,7 @@ mod tests {
         let credential = load(&path).credential(&id("a"), &token, NOW).unwrap();
         let mut editor = Editor::open(&path).unwrap();
         assert!(matches!(
-            editor.add(&id("a"), &Patterns::default(), NOW),
+            editor.add(&id("a"), &Permissions::default(), NOW),
             Err(EditError::Exists(_))
         ));
         assert!(matches!(editor.remove(&id("b")), Err(EditError::Unknown(_))));
@@ -436,11 +435,26 @@ mod tests {
         add(&path, "a");
         assert_eq!(mode(), 0o600);
         for (was, is) in [(0o640, 0o640), (0o644, 0o600), (0o600, 0o600), (0o400, 0o600)] {
-            std::fs::set_permissions(&path, Mode::from_mode(was)).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(was)).unwrap();
             add(&path, &format!("d{was}"));
             assert_eq!(mode(), is, "{was:o}");
         }
         assert!(!beside(&path, ".new").exists());
+    }
+
+    #[test]
+    fn symbolic_links_are_followed_to_the_registry_and_not_from_a_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (path, link, other) = (at("real.toml"), at("devices.toml"), at("other"));
+        add(&path, "a");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        std::fs::write(&other, "precious").unwrap();
+        std::os::unix::fs::symlink(&other, beside(&path, ".new")).unwrap();
+        add(&link, "b");
+        assert_eq!(load(&path).len(), 2);
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "precious");
     }
 
     #[test]
@@ -459,7 +473,7 @@ mod tests {
         add(&path, "a");
         let before = std::fs::read(&path).unwrap();
         let mut editor = Editor::open(&path).unwrap();
-        editor.add(&id("b"), &Patterns::default(), NOW).unwrap();
+        editor.add(&id("b"), &Permissions::default(), NOW).unwrap();
         // A folder stands where the new file would be written.
         std::fs::create_dir(beside(&path, ".new")).unwrap();
         assert!(matches!(editor.save(), Err(EditError::Io { .. })));

@@ -1,7 +1,5 @@
 //! Writes resolved packs.
 
-use ciborium_ll::Header;
-
 use super::Label;
 use crate::core::batch::{Reading, Value};
 use crate::core::cbor::Writer;
@@ -51,11 +49,8 @@ fn record(w: &mut Writer<'_>, reading: &Reading) {
             key(w, Label::BooleanValue);
             w.bool(*value);
         }
-        Some(Value::Data(value)) => {
-            key(w, Label::DataValue);
-            w.bytes(value);
-        }
-        None => {}
+        // Labels ascend, so this one comes last.
+        Some(Value::Data(_)) | None => {}
     }
     if let Some(sum) = reading.sum {
         key(w, Label::Sum);
@@ -66,6 +61,10 @@ fn record(w: &mut Writer<'_>, reading: &Reading) {
     if let Some(update_time) = reading.update_time {
         key(w, Label::UpdateTime);
         number(w, update_time);
+    }
+    if let Some(Value::Data(value)) = &reading.value {
+        key(w, Label::DataValue);
+        w.bytes(value);
     }
 }
 
@@ -82,12 +81,11 @@ fn key(w: &mut Writer<'_>, label: Label) {
 fn number(w: &mut Writer<'_>, number: f64) {
     let whole = number.fract() == 0.0 && number.abs() <= EXACT_INTEGERS;
     let negative_zero = number == 0.0 && number.is_sign_negative();
-    w.header(if !whole || negative_zero {
-        Header::Float(number)
+    if !whole || negative_zero {
+        w.float(number);
     } else if number < 0.0 {
-        // CBOR writes the negative integer n as -1 - n.
-        Header::Negative(-number as u64 - 1)
+        w.negative(-number as u64 - 1);
     } else {
-        Header::Positive(number as u64)
-    });
+        w.uint(number as u64);
+    }
 }

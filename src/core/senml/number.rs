@@ -1,9 +1,7 @@
 //! The numbers of SenML-CBOR (RFC 8428 section 6): integers, floats of every size, bignums and
 //! decimal fractions (RFC 8949 sections 3.4.3 and 3.4.4), each as the nearest double.
 
-use ciborium_ll::Header;
-
-use crate::core::cbor::{Cursor, Error, kind};
+use crate::core::cbor::{Cursor, Error, Header};
 
 const POSITIVE_BIGNUM: u64 = 2;
 const NEGATIVE_BIGNUM: u64 = 3;
@@ -29,11 +27,11 @@ impl From<Error> for Fault {
 #[inline]
 pub(super) fn number(cursor: &mut Cursor<'_>, header: Header) -> Result<f64, Fault> {
     let number = match header {
-        Header::Float(number) => number,
+        Header::Float(bits) => f64::from_bits(bits),
         Header::Positive(number) => number as f64,
         Header::Negative(inverted) => negative(inverted),
         Header::Tag(tag) => tagged(cursor, tag)?,
-        other => return Err(Fault::Wrong(format!("is {}, not a number", kind(other)))),
+        other => return Err(Fault::Wrong(format!("is {}, not a number", other.kind()))),
     };
     if number.is_finite() { Ok(number) } else { Err(Fault::Wrong("is not a finite number".into())) }
 }
@@ -56,7 +54,9 @@ fn tagged(cursor: &mut Cursor<'_>, tag: u64) -> Result<f64, Fault> {
 fn bignum(cursor: &mut Cursor<'_>) -> Result<Bignum, Fault> {
     match cursor.header()? {
         Header::Bytes(len) => Ok(Bignum::new(&cursor.bytes(len)?)),
-        other => Err(Fault::Wrong(format!("is a bignum of {}, not of a byte string", kind(other)))),
+        other => {
+            Err(Fault::Wrong(format!("is a bignum of {}, not of a byte string", other.kind())))
+        }
     }
 }
 

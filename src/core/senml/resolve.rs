@@ -4,13 +4,12 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ciborium_ll::{Header, simple};
 use compact_str::CompactString;
 
 use super::number::{Fault, number};
 use super::{Label, Limits, NAME_MAX, Reject, RejectCode, UNIT_MAX};
 use crate::core::batch::{Reading, Value};
-use crate::core::cbor::{self, Cursor, kind};
+use crate::core::cbor::{self, Cursor, Header};
 use crate::core::ids::{DEVICE_ID_MAX, DeviceId};
 
 /// The newest version of SenML that is understood, and the default (RFC 8428 section 4.1).
@@ -49,9 +48,9 @@ pub fn resolve(
     let mut cursor = Cursor::new(pack);
     let mut left = match cursor.header()? {
         Header::Array(left) => left,
-        other => return Err(malformed(format!("the pack is {}, not an array", kind(other)))),
+        other => return Err(malformed(format!("the pack is {}, not an array", other.kind()))),
     };
-    let claimed = left.unwrap_or(0);
+    let claimed = left.definite().unwrap_or(0);
     if claimed > limits.max_records {
         return Err(too_many(limits));
     }
@@ -118,7 +117,7 @@ impl<'p> Resolver<'_, 'p> {
     fn read(&mut self, cursor: &mut Cursor<'p>) -> Result<Record<'p>, Reject> {
         let mut left = match cursor.header()? {
             Header::Map(left) => left,
-            other => return Err(self.wrong(&format!("it is {}, not a map", kind(other)))),
+            other => return Err(self.wrong(&format!("it is {}, not a map", other.kind()))),
         };
         let mut record = Record::default();
         while cursor.more(&mut left)? {
@@ -130,7 +129,7 @@ impl<'p> Resolver<'_, 'p> {
                     None
                 }
                 other => {
-                    let kind = kind(other);
+                    let kind = other.kind();
                     return Err(self.wrong(&format!("a label is {kind}, not an integer or text")));
                 }
             };
@@ -192,10 +191,10 @@ impl<'p> Resolver<'_, 'p> {
             (Label::StringValue, _) => {
                 Value::Text(CompactString::from(self.text(cursor, header, label)?))
             }
-            (Label::BooleanValue, Header::Simple(simple::FALSE)) => Value::Bool(false),
-            (Label::BooleanValue, Header::Simple(simple::TRUE)) => Value::Bool(true),
+            (Label::BooleanValue, Header::FALSE) => Value::Bool(false),
+            (Label::BooleanValue, Header::TRUE) => Value::Bool(true),
             (Label::BooleanValue, other) => {
-                return Err(self.wrong_field(label, &format!("is {}, not a boolean", kind(other))));
+                return Err(self.wrong_field(label, &format!("is {}, not a boolean", other.kind())));
             }
             (Label::DataValue, Header::Bytes(len)) => Value::Data(cursor.bytes(len)?.into()),
             (Label::DataValue, Header::Text(len)) => {
@@ -206,7 +205,7 @@ impl<'p> Resolver<'_, 'p> {
                 Value::Data(bytes.into())
             }
             (Label::DataValue, other) => {
-                let text = format!("is {}, not a byte string", kind(other));
+                let text = format!("is {}, not a byte string", other.kind());
                 return Err(self.wrong_field(label, &text));
             }
             _ => Value::Number(self.number(cursor, header, label)?),
@@ -224,7 +223,7 @@ impl<'p> Resolver<'_, 'p> {
                 return Err(self.wrong_field(label, &text));
             }
             other => {
-                let text = format!("is {}, not an unsigned integer", kind(other));
+                let text = format!("is {}, not an unsigned integer", other.kind());
                 return Err(self.wrong_field(label, &text));
             }
         };
@@ -254,7 +253,7 @@ impl<'p> Resolver<'_, 'p> {
     ) -> Result<Cow<'p, str>, Reject> {
         match header {
             Header::Text(len) => Ok(cursor.text(len)?),
-            other => Err(self.wrong_field(label, &format!("is {}, not text", kind(other)))),
+            other => Err(self.wrong_field(label, &format!("is {}, not text", other.kind()))),
         }
     }
 
@@ -367,18 +366,18 @@ impl<'p> Resolver<'_, 'p> {
     fn time(&self, own: f64) -> Result<f64, Reject> {
         let given = self.base.time + own;
         let time = if given < FIRST_ABSOLUTE_TIME { self.now + given } else { given };
-        let (latest, limit) = if self.now < CLOCK_IS_SET {
-            (LATEST_WITHOUT_CLOCK, "after the year 2099".to_owned())
-        } else {
-            let ahead = self.limits.max_ahead;
-            (self.now + ahead, format!("more than {ahead} s ahead of the gateway's clock"))
-        };
-        let fault = if time < 0.0 {
-            "before 1970"
-        } else if time > latest {
-            &limit
-        } else {
+        let clock_is_set = self.now >= CLOCK_IS_SET;
+        let latest =
+            if clock_is_set { self.now + self.limits.max_ahead } else { LATEST_WITHOUT_CLOCK };
+        if (0.0..=latest).contains(&time) {
             return Ok(time);
+        }
+        let fault = if time < 0.0 {
+            "before 1970".to_owned()
+        } else if clock_is_set {
+            format!("more than {} s ahead of the gateway's clock", self.limits.max_ahead)
+        } else {
+            "after the year 2099".to_owned()
         };
         Err(Reject {
             code: RejectCode::TimeOutOfRange,

@@ -1,0 +1,75 @@
+//! tidegate under the load of its own simulator.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::broker::upstream;
+use crate::process::{Process, await_port, free_port};
+use crate::subscriber::Subscriber;
+use crate::{Figures, Load};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
+
+/// The gateway with a configuration that lets the load through, and its device port.
+pub fn start(dir: &Path, broker: u16) -> (Process, u16) {
+    let (devices, dashboard) = (free_port(), free_port());
+    let config = dir.join("tidegate.toml");
+    let data = dir.join("data").display().to_string();
+    let text = format!(
+        "[gateway]\nid = \"bench\"\ndata_dir = \"{data}\"\n\
+         [devices]\nlisten = \"127.0.0.1:{devices}\"\nauth = \"none\"\n\
+         max_connections = 60000\nmax_connections_per_address = 60000\n\
+         rate = {{ batches_per_second = 100000, burst = 100000 }}\n\
+         [mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\n\
+         [dashboard]\nlisten = \"127.0.0.1:{dashboard}\"\n\
+         [log]\nlevel = \"warn\"\n"
+    );
+    std::fs::write(&config, text).expect("a temporary folder");
+    let process = Process::start(Command::new(BINARY).arg("run").arg("--config").arg(&config));
+    await_port(devices);
+    await_port(dashboard);
+    (process, devices)
+}
+
+/// `tidegate simulate` against `port`; its summary.
+pub fn simulate(port: u16, arguments: &[String]) -> Value {
+    let output = Command::new(BINARY)
+        .args(["simulate", "--json", "--url", &format!("ws://127.0.0.1:{port}")])
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("the simulator runs");
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stdout)))
+}
+
+/// One measurement.
+pub fn run(load: Load) -> Figures {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let (_broker, broker_port) = upstream(dir.path());
+    let subscriber = Subscriber::start(broker_port, "tidegate/+/devices/+/readings");
+    let (gateway, port) = start(dir.path(), broker_port);
+    let before = gateway.cpu_seconds();
+    let mut arguments = vec![
+        format!("--devices={}", load.devices),
+        format!("--window={}", load.window),
+        format!("--duration={}s", load.seconds),
+    ];
+    if load.rate > 0 {
+        arguments.push(format!("--total-rate={}", load.rate));
+    }
+    let summary = simulate(port, &arguments);
+    let acked = summary["acked"].as_u64().expect("a count");
+    let arrived = subscriber.settle(acked);
+    Figures {
+        acked,
+        arrived,
+        seconds: summary["seconds"].as_f64().expect("seconds"),
+        cpu_seconds: gateway.cpu_seconds() - before,
+        peak_mib: gateway.memory_kib("VmHWM") as f64 / 1024.0,
+        p50_us: summary["ack_us"]["p50"].as_u64().unwrap_or(0),
+        p99_us: summary["ack_us"]["p99"].as_u64().unwrap_or(0),
+    }
+}

@@ -1,0 +1,329 @@
+//! The composition root: binds everything, wires it, and stops it in order.
+//!
+//! Order matters at both ends. At the start, everything that can fail fails before the service is
+//! reported ready: the spool is opened, the addresses are bound. At the end, devices are sent away
+//! first, then the engine settles what it has, then the spool and the uplink close, and the
+//! dashboard goes last, so that it can show all of it.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinError, JoinHandle};
+
+use crate::config::fault::Faults;
+use crate::config::watch::{FileWatch, RegistryWatch};
+use crate::config::{Drain, Settings};
+use crate::core::delivery;
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
+use crate::device::{self, ListenError, Listener, TlsSlot};
+use crate::engine::{Engine, Pulse, Shared, Stopped};
+use crate::host::clock::SystemClock;
+use crate::host::logging::Logging;
+use crate::host::notify;
+use crate::host::signals::{Signal, Signals};
+use crate::metrics::Metrics;
+use crate::ports::{Budget, Clock, Health};
+use crate::spool::{self, SpoolError};
+use crate::uplink::{MqttPublisher, UplinkError};
+
+/// Bursts of connections that wait for the engine at most.
+const INBOX: usize = 1024;
+/// Of the grace time, what the device connections get to say goodbye.
+const GOODBYE: f64 = 0.3;
+/// Seconds a batch may wait for the uplink before new ones go to the spool.
+const PATIENCE: f64 = 2.0;
+/// Bytes of batches read ahead from the spool.
+const READ_AHEAD: usize = 1 << 20;
+/// Devices that are away whose sequence numbers are remembered.
+const IDLE_RUNS: usize = 100_000;
+/// How long the dashboard gets to finish its answers.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Why the gateway did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The registry of devices is not valid.
+    #[error("{0}")]
+    Configuration(Faults),
+    /// The data directory cannot be made.
+    #[error("gateway.data_dir: {path} cannot be created: {error}")]
+    DataDir {
+        /// The setting.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// Devices cannot connect.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The uplink's settings cannot be used.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// The dashboard cannot be served.
+    #[error(transparent)]
+    Dashboard(#[from] DashboardError),
+    /// The system refuses something basic.
+    #[error("the system refuses: {0}")]
+    System(#[from] io::Error),
+    /// A task that must not end has ended.
+    #[error("the {0} has failed; what was not acknowledged is still with the devices")]
+    Failed(&'static str),
+}
+
+/// Runs the gateway until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Whatever keeps it from starting, or from going on.
+pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let signals = Signals::new()?;
+        let gateway = Gateway::start(settings).await?;
+        gateway.serve(signals, logging).await
+    })
+}
+
+/// Everything that runs, and what it takes to stop it.
+struct Gateway {
+    settings: Settings,
+    registry: RegistryWatch,
+    tls: Option<TlsSlot>,
+    listener: JoinHandle<Result<(), ListenError>>,
+    stop_listener: oneshot::Sender<()>,
+    engine: JoinHandle<Stopped>,
+    pulse: Arc<Pulse>,
+    dashboard: DashboardHandle,
+    listening: Arc<AtomicBool>,
+}
+
+impl Gateway {
+    async fn start(settings: Settings) -> Result<Self, AppError> {
+        let started = Instant::now();
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let metrics = Arc::new(Metrics::new());
+        let health = Arc::new(Health::default());
+        let fleet = Arc::new(Fleet::new());
+        let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
+        let listening = Arc::new(AtomicBool::new(false));
+
+        let (registry, devices) =
+            RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
+        let publisher = MqttPublisher::new(
+            &settings.mqtt,
+            &settings.gateway.id,
+            health.clone(),
+            metrics.clone(),
+            clock.clone(),
+        )?;
+        let listener = Listener::bind(&settings.devices)?;
+        let device_address = listener.local_addr()?;
+        let tls = listener.tls();
+        // Served before the spool is open, so that `/readyz` can say what the start waits for.
+        let dashboard = dashboard::start(
+            &settings.dashboard,
+            dashboard::Context {
+                gateway: settings.gateway.id.clone(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                fleet: fleet.clone(),
+                health: health.clone(),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+                started,
+                listening: listening.clone(),
+                allowed_hosts: Vec::new(),
+            },
+        )?;
+        notify::status("opening the spool");
+        let path = settings.gateway.data_dir.clone();
+        std::fs::create_dir_all(&path).map_err(|error| AppError::DataDir { path, error })?;
+        let spool = spool::open(
+            &settings.gateway.data_dir,
+            &settings.spool,
+            health,
+            metrics.clone(),
+            clock.clone(),
+        )?;
+
+        let (events, inbox) = mpsc::channel(INBOX);
+        let pulse = Arc::new(Pulse::default());
+        let engine = Engine::new(
+            delivery_settings(&settings),
+            publisher,
+            spool,
+            inbox,
+            Shared {
+                clock: clock.clone(),
+                budget: budget.clone(),
+                feed: fleet.clone(),
+                metrics: metrics.clone(),
+                pulse: pulse.clone(),
+            },
+        );
+        let grace = settings.gateway.grace;
+        let engine = tokio::spawn(engine.run(grace.mul_f64(1.0 - GOODBYE)));
+        let context = device::Context {
+            gateway: settings.gateway.id.clone(),
+            events,
+            budget,
+            registry: devices,
+            feed: fleet,
+            metrics,
+            clock,
+        };
+        let (stop_listener, stop) = oneshot::channel::<()>();
+        let stop = async {
+            // Dropped or used: both mean stop.
+            let _ = stop.await;
+        };
+        let listener = tokio::spawn(listener.serve(context, stop, grace.mul_f64(GOODBYE)));
+        listening.store(true, std::sync::atomic::Ordering::Release);
+        tracing::info!(
+            gateway = settings.gateway.id,
+            version = env!("CARGO_PKG_VERSION"),
+            devices = %device_address,
+            dashboard = %dashboard.local_addr(),
+            broker = format!("{}:{}", settings.mqtt.host, settings.mqtt.port),
+            data_dir = %settings.gateway.data_dir.display(),
+            "listening"
+        );
+        notify::ready("listening");
+        Ok(Self {
+            settings,
+            registry,
+            tls,
+            listener,
+            stop_listener,
+            engine,
+            pulse,
+            dashboard,
+            listening,
+        })
+    }
+
+    /// Works until told to stop, or until something that must not end has ended.
+    async fn serve(mut self, mut signals: Signals, logging: &Logging) -> Result<(), AppError> {
+        let mut certificates = FileWatch::new(self.settings.certificate_files());
+        let mut watchdog = notify::watchdog().map(tokio::time::interval);
+        let mut last_pulse = 0;
+        loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Stop => break,
+                    Signal::Reload => self.reload(logging).await,
+                },
+                () = self.registry.changed() => {
+                    self.registry.reload().await;
+                }
+                () = certificates.changed() => self.reload_certificates(),
+                () = tick(&mut watchdog) => {
+                    // The engine looks at the time twice a second: a stuck one stops being fed.
+                    let pulse = self.pulse.beats();
+                    if std::mem::replace(&mut last_pulse, pulse) != pulse {
+                        notify::alive();
+                    }
+                }
+                result = &mut self.engine => return Err(failed("engine", result.err())),
+                result = &mut self.listener => {
+                    return match result {
+                        Ok(Err(error)) => Err(error.into()),
+                        result => Err(failed("device listener", result.err())),
+                    };
+                }
+            }
+        }
+        self.stop().await
+    }
+
+    async fn stop(self) -> Result<(), AppError> {
+        tracing::info!("stopping");
+        notify::stopping("settling what the devices have sent");
+        self.listening.store(false, std::sync::atomic::Ordering::Release);
+        drop(self.stop_listener);
+        let listener = self.listener.await.map_err(|error| failed("device listener", Some(error)));
+        let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        self.dashboard.stop(LAST_ANSWERS).await;
+        listener??;
+        match engine? {
+            Stopped::Settled => tracing::info!("stopped; everything is settled"),
+            Stopped::Unsettled => tracing::warn!(
+                "stopped before everything was settled; the devices still hold what was not \
+                 acknowledged. gateway.grace allows more time"
+            ),
+        }
+        Ok(())
+    }
+
+    async fn reload(&mut self, logging: &Logging) {
+        notify::reloading();
+        let file = self.settings.file.clone();
+        match Settings::load(&file) {
+            Ok(newer) => {
+                let changes = self.settings.changes(&newer);
+                if let Err(error) = logging.set_level(&newer.log.level) {
+                    tracing::error!(%error, "log.level is not changed");
+                }
+                for key in &changes.after_restart {
+                    tracing::warn!(key, "changed in the configuration; needs a restart");
+                }
+                self.settings.log = newer.log;
+                tracing::info!(file = %file.display(), changed = changes.now.join(", "), "reloaded");
+            }
+            Err(faults) => {
+                for fault in &faults {
+                    tracing::error!("{fault}");
+                }
+                tracing::error!("the configuration is not valid; the one before stays in force");
+            }
+        }
+        self.registry.reload().await;
+        self.reload_certificates();
+        notify::ready("listening");
+    }
+
+    fn reload_certificates(&self) {
+        let (Some(slot), Some(tls)) = (&self.tls, &self.settings.devices.tls) else { return };
+        match slot.reload(tls) {
+            Ok(()) => tracing::info!("the device listener's certificate is read again"),
+            Err(error) => {
+                tracing::error!(%error, "devices.tls: the certificate before stays in force");
+            }
+        }
+    }
+}
+
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn failed(what: &'static str, error: Option<JoinError>) -> AppError {
+    if let Some(error) = error {
+        tracing::error!(%error, "the {what} has failed");
+    }
+    AppError::Failed(what)
+}
+
+fn delivery_settings(settings: &Settings) -> delivery::Settings {
+    delivery::Settings {
+        live_bytes: settings.devices.max_unsettled / 2,
+        patience: PATIENCE,
+        load_bytes: READ_AHEAD,
+        live_first: settings.spool.drain == Drain::LiveFirst,
+        drain_rate: f64::from(settings.spool.drain_rate),
+        max_idle_runs: IDLE_RUNS,
+    }
+}

@@ -1,0 +1,189 @@
+//! A request to a running gateway's dashboard listener.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{
+    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+};
+use tokio_rustls::rustls::crypto::{
+    CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
+};
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
+};
+
+use crate::config::Dashboard;
+
+/// From the connection to the last byte.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// An answer larger than this is not from a gateway.
+const MAX_BODY: usize = 4 << 20;
+
+/// Where a gateway answers.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    /// `HOST:PORT`
+    authority: String,
+    /// The certificate that it has to show: that of its own configuration.
+    certificate: Option<CertificateDer<'static>>,
+}
+
+impl Gateway {
+    /// The one with this configuration on this host.
+    pub(super) fn of(dashboard: &Dashboard) -> anyhow::Result<Self> {
+        let certificate = match &dashboard.tls {
+            None => None,
+            Some(tls) => Some(
+                CertificateDer::from_pem_file(&tls.cert)
+                    .with_context(|| format!("{} cannot be read", tls.cert.display()))?,
+            ),
+        };
+        Ok(Self { authority: reachable(dashboard.listen).to_string(), certificate })
+    }
+
+    /// The one at a URL such as `http://127.0.0.1:8080`.
+    pub(super) fn at(url: &str) -> anyhow::Result<Self> {
+        let uri: Uri = url.parse().with_context(|| format!("{url:?} is not a URL"))?;
+        let Some(authority) = uri.authority().filter(|_| uri.scheme_str() == Some("http")) else {
+            bail!("{url:?} cannot be used: write http://HOST:PORT");
+        };
+        let port = authority.port_u16().unwrap_or(80);
+        Ok(Self { authority: format!("{}:{port}", authority.host()), certificate: None })
+    }
+
+    /// `HOST:PORT`
+    #[cfg(test)]
+    pub(super) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Gets `path`; an answer other than 200 is an error that holds what the gateway said.
+    pub(super) fn get(&self, path: &str) -> anyhow::Result<Bytes> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let at = &self.authority;
+        let (status, body) = runtime
+            .block_on(async { tokio::time::timeout(LIMIT, self.request(path)).await })
+            .with_context(|| format!("no answer from {at} within {} s", LIMIT.as_secs()))?
+            .with_context(|| format!("no gateway can be reached at {at}; does it run?"))?;
+        if status != StatusCode::OK {
+            bail!("{at} answered {status}: {}", String::from_utf8_lossy(&body).trim());
+        }
+        Ok(body)
+    }
+
+    /// Gets `path` and returns the answer, whatever its status.
+    pub(super) async fn request(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let stream = TcpStream::connect(&self.authority).await?;
+        let Some(certificate) = &self.certificate else {
+            return exchange(stream, &self.authority, path).await;
+        };
+        let connector = TlsConnector::from(Arc::new(pinned(certificate.clone())?));
+        let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
+        exchange(connector.connect(name, stream).await?, &self.authority, path).await
+    }
+}
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    host: &str,
+    path: &str,
+) -> anyhow::Result<(StatusCode, Bytes)> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::get(path).header("host", host).body(Empty::<Bytes>::new())?;
+    let exchange = async {
+        let answer = sender.send_request(request).await?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
+        let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?;
+        anyhow::Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(exchange);
+    tokio::select! {
+        answer = &mut exchange => answer,
+        // With the connection over, what has arrived of the answer is all there will be.
+        _ = connection => exchange.await,
+    }
+}
+
+/// Where to connect for a listener: the loopback address for one that listens on all.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn pinned(certificate: CertificateDer<'static>) -> anyhow::Result<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Arc::new(Pinned { certificate, provider: Arc::clone(&provider) });
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
+}
+
+/// Trusts one certificate and no authority: the gateway's own, read from the file that its
+/// configuration names. Stricter than a chain, and it works for the self-signed too.
+#[derive(Debug)]
+struct Pinned {
+    certificate: CertificateDer<'static>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if *end_entity == self.certificate {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,22 @@
+//! `tidegate run`: the daemon.
+
+use crate::app::{self, AppError};
+use crate::config::Settings;
+use crate::host::logging;
+
+/// Arguments of `tidegate run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: super::ConfigFile,
+}
+
+/// Runs until a signal ends it.
+pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    let settings = Settings::load(&args.config.path)?;
+    let logging = logging::init(&settings.log)?;
+    app::run(settings, &logging).map_err(|error| match error {
+        AppError::Configuration(faults) => faults.into(),
+        error => error.into(),
+    })
+}

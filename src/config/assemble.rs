@@ -1,0 +1,297 @@
+//! Puts [`Settings`] together from checked values.
+
+use std::path::{Path, PathBuf};
+
+use super::fault::{Faults, Source};
+use super::raw::Values;
+use super::{
+    Auth, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion, PayloadFormat,
+    Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
+};
+
+/// The settings; where a value is faulty its default stands in, as the fault is reported already.
+pub(super) fn settings(
+    values: Values,
+    source: &Source<'_>,
+    host: &Surroundings,
+    faults: &mut Faults,
+) -> Settings {
+    let from = From { v: &values, folder: source.file.parent().unwrap_or(Path::new("")) };
+    let id = gateway_id(&values, source, host, faults);
+    Settings {
+        gateway: Gateway {
+            data_dir: from
+                .path("gateway.data_dir")
+                .or_else(|| host.state_directory.clone())
+                .unwrap_or_else(|| from.folder.join("data")),
+            grace: values.time("gateway.grace"),
+            id: id.clone(),
+        },
+        devices: from.devices(),
+        mqtt: from.mqtt(&id),
+        spool: from.spool(),
+        dashboard: Dashboard {
+            listen: values.address("dashboard.listen"),
+            tls: from.tls("dashboard.tls"),
+        },
+        log: from.log(),
+        file: source.file.to_owned(),
+        warnings: Vec::new(),
+        values,
+    }
+}
+
+fn gateway_id(
+    values: &Values,
+    source: &Source<'_>,
+    host: &Surroundings,
+    faults: &mut Faults,
+) -> String {
+    let set = values.text("gateway.id");
+    let fits = |name: &String| (text::GATEWAY_ID.check)(name).is_ok();
+    let id = set.or_else(|| host.host_name.clone().filter(fits));
+    if id.is_none() && !values.mentions("gateway.id") {
+        let problem = "is not set, and the host name cannot serve";
+        let allowed = Some(text::GATEWAY_ID.allowed.to_owned());
+        let mut fault = source.fault(0..0, "gateway.id", problem, allowed);
+        (fault.line, fault.column) = (None, None);
+        faults.push(fault);
+    }
+    id.unwrap_or_default()
+}
+
+struct From<'a> {
+    v: &'a Values,
+    folder: &'a Path,
+}
+
+impl From<'_> {
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        self.v.text(key).map(|text| self.folder.join(text))
+    }
+
+    fn tls(&self, table: &str) -> Option<Tls> {
+        Some(Tls {
+            cert: self.path(&format!("{table}.cert"))?,
+            key: self.path(&format!("{table}.key"))?,
+            client_ca: self.path(&format!("{table}.client_ca")),
+        })
+    }
+
+    /// The schema keeps it far below what 32 bits hold.
+    fn in_memory(&self, key: &str) -> usize {
+        usize::try_from(self.v.size(key)).unwrap_or(usize::MAX)
+    }
+
+    fn devices(&self) -> Devices {
+        let v = self.v;
+        Devices {
+            listen: v.address("devices.listen"),
+            auth: match v.text("devices.auth").as_deref() {
+                Some("mtls") => Auth::Mtls,
+                Some("none") => Auth::None,
+                _ => Auth::Token,
+            },
+            registry: self.path("devices.registry").unwrap_or_default(),
+            allowed_origins: v.texts("devices.allowed_origins"),
+            max_connections: v.integer("devices.max_connections"),
+            max_connections_per_address: v.integer("devices.max_connections_per_address"),
+            hello_timeout: v.time("devices.hello_timeout"),
+            heartbeat_interval: v.time("devices.heartbeat_interval"),
+            heartbeat_timeout: v.time("devices.heartbeat_timeout"),
+            window: v.integer("devices.window"),
+            max_frame: self.in_memory("devices.max_frame"),
+            max_records: v.integer("devices.max_records"),
+            rate: Rate {
+                batches_per_second: v.number("devices.rate.batches_per_second"),
+                burst: v.number("devices.rate.burst"),
+            },
+            max_unsettled: self.in_memory("devices.max_unsettled"),
+            tls: self.tls("devices.tls"),
+        }
+    }
+
+    fn mqtt(&self, gateway: &str) -> Mqtt {
+        let v = self.v;
+        let named = |key: &str| v.text(key).unwrap_or_default().replace("{gateway}", gateway);
+        let broker = text::broker(&v.text("mqtt.url").unwrap_or_default());
+        let broker = broker.unwrap_or(text::Broker { host: String::new(), port: 0, tls: false });
+        Mqtt {
+            host: broker.host,
+            port: broker.port,
+            tls: broker.tls,
+            version: match v.integer::<u8>("mqtt.version") {
+                4 => MqttVersion::V4,
+                _ => MqttVersion::V5,
+            },
+            prefix: named("mqtt.prefix"),
+            payload: match v.text("mqtt.payload").as_deref() {
+                Some("senml-json") => PayloadFormat::SenmlJson,
+                Some("senml-cbor") => PayloadFormat::SenmlCbor,
+                Some("value") => PayloadFormat::Value,
+                _ => PayloadFormat::Json,
+            },
+            max_inflight: v.integer("mqtt.max_inflight"),
+            ack_timeout: v.time("mqtt.ack_timeout"),
+            keep_alive: v.time("mqtt.keep_alive"),
+            client_id: named("mqtt.client_id"),
+            username: v.text("mqtt.username"),
+            password_file: self.path("mqtt.password_file"),
+            ca: self.path("mqtt.ca"),
+            cert: self.path("mqtt.cert"),
+            key: self.path("mqtt.key"),
+        }
+    }
+
+    fn spool(&self) -> SpoolSettings {
+        let v = self.v;
+        SpoolSettings {
+            max_bytes: v.size("spool.max_bytes"),
+            max_age: v.time("spool.max_age"),
+            when_full: match v.text("spool.when_full").as_deref() {
+                Some("block") => WhenFull::Block,
+                _ => WhenFull::DropOldest,
+            },
+            drain: match v.text("spool.drain").as_deref() {
+                Some("live-first") => Drain::LiveFirst,
+                _ => Drain::InOrder,
+            },
+            drain_rate: v.integer("spool.drain_rate"),
+        }
+    }
+
+    fn log(&self) -> Log {
+        Log {
+            level: self.v.text("log.level").unwrap_or_default(),
+            target: match self.v.text("log.target").as_deref() {
+                Some("journal") => LogTarget::Journal,
+                Some("stderr") => LogTarget::Stderr,
+                _ => LogTarget::Auto,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn settings(text: &str) -> Settings {
+        let host = Surroundings {
+            host_name: Some("host-1".into()),
+            state_directory: Some("/state".into()),
+        };
+        Settings::parse(text, Path::new("/etc/t/tidegate.toml"), &host).unwrap()
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_documented_defaults() {
+        let s = settings("");
+        assert_eq!(s.gateway.id, "host-1");
+        assert_eq!(s.gateway.data_dir, Path::new("/state"));
+        assert_eq!(s.gateway.grace, Duration::from_secs(10));
+        assert_eq!(s.devices.listen.to_string(), "127.0.0.1:7070");
+        assert_eq!(s.devices.auth, Auth::Token);
+        assert_eq!(s.devices.registry, Path::new("/etc/t/devices.toml"));
+        assert!(s.devices.allowed_origins.is_empty() && s.devices.tls.is_none());
+        assert_eq!(
+            (s.devices.max_connections, s.devices.max_connections_per_address),
+            (10_000, 1024)
+        );
+        assert_eq!(s.devices.hello_timeout, Duration::from_secs(5));
+        assert_eq!(s.devices.heartbeat_interval, Duration::from_secs(30));
+        assert_eq!(s.devices.heartbeat_timeout, Duration::from_secs(10));
+        assert_eq!(
+            (s.devices.window, s.devices.max_frame, s.devices.max_records),
+            (64, 65_536, 1024)
+        );
+        assert_eq!(s.devices.rate, Rate { batches_per_second: 200.0, burst: 400.0 });
+        assert_eq!(s.devices.max_unsettled, 8 << 20);
+        assert_eq!((s.mqtt.host.as_str(), s.mqtt.port, s.mqtt.tls), ("127.0.0.1", 1883, false));
+        assert_eq!((s.mqtt.version, s.mqtt.payload), (MqttVersion::V5, PayloadFormat::Json));
+        assert_eq!(
+            (s.mqtt.prefix.as_str(), s.mqtt.client_id.as_str()),
+            ("tidegate/host-1", "tidegate-host-1")
+        );
+        assert_eq!(s.mqtt.max_inflight, 100);
+        assert_eq!(
+            (s.mqtt.ack_timeout, s.mqtt.keep_alive),
+            (Duration::from_secs(10), Duration::from_secs(30))
+        );
+        assert_eq!((s.spool.max_bytes, s.spool.max_age), (512 << 20, Duration::from_secs(604_800)));
+        assert_eq!(
+            (s.spool.when_full, s.spool.drain, s.spool.drain_rate),
+            (WhenFull::DropOldest, Drain::InOrder, 0)
+        );
+        assert_eq!(s.dashboard.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!((s.log.level.as_str(), s.log.target), ("info", LogTarget::Auto));
+    }
+
+    #[test]
+    fn every_value_that_is_set_arrives() {
+        let s = settings(
+            "[gateway]\nid = \"g\"\ndata_dir = \"d\"\ngrace = \"1m\"\n\
+             [devices]\nlisten = \"[::1]:1\"\nauth = \"mtls\"\nregistry = \"/r.toml\"\n\
+             allowed_origins = [\"https://a\"]\nmax_connections = 1\nmax_connections_per_address = 2\n\
+             hello_timeout = \"3s\"\nheartbeat_interval = \"4s\"\nheartbeat_timeout = \"5s\"\n\
+             window = 6\nmax_frame = 700\nmax_records = 8\nmax_unsettled = \"64KiB\"\n\
+             rate = { batches_per_second = 0.5, burst = 10 }\n\
+             tls = { cert = \"c\", key = \"k\", client_ca = \"a\" }\n\
+             [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
+             client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
+             cert = \"c\"\nkey = \"k\"\nmax_inflight = 11\nack_timeout = \"12s\"\nkeep_alive = \"13s\"\n\
+             [spool]\nmax_bytes = \"14MiB\"\nmax_age = \"15h\"\nwhen_full = \"block\"\n\
+             drain = \"live-first\"\ndrain_rate = 16\n\
+             [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             [log]\nlevel = \"debug\"\ntarget = \"stderr\"\n",
+        );
+        let at = |name: &str| Path::new("/etc/t").join(name);
+        assert_eq!((s.gateway.id.as_str(), s.gateway.data_dir), ("g", at("d")));
+        assert_eq!(s.gateway.grace, Duration::from_secs(60));
+        let d = s.devices;
+        assert_eq!((d.listen.to_string(), d.auth), ("[::1]:1".into(), Auth::Mtls));
+        assert_eq!(
+            (d.registry, d.allowed_origins),
+            ("/r.toml".into(), vec!["https://a".to_owned()])
+        );
+        assert_eq!((d.max_connections, d.max_connections_per_address), (1, 2));
+        assert_eq!(d.hello_timeout, Duration::from_secs(3));
+        assert_eq!(d.heartbeat_interval, Duration::from_secs(4));
+        assert_eq!(d.heartbeat_timeout, Duration::from_secs(5));
+        assert_eq!((d.window, d.max_frame, d.max_records, d.max_unsettled), (6, 700, 8, 65_536));
+        assert_eq!(d.rate, Rate { batches_per_second: 0.5, burst: 10.0 });
+        let tls = d.tls.unwrap();
+        assert_eq!((tls.cert, tls.key, tls.client_ca), (at("c"), at("k"), Some(at("a"))));
+        let m = s.mqtt;
+        assert_eq!((m.host.as_str(), m.port, m.tls, m.version), ("b", 9, true, MqttVersion::V4));
+        assert_eq!(
+            (m.prefix.as_str(), m.payload, m.client_id.as_str()),
+            ("p", PayloadFormat::Value, "i")
+        );
+        assert_eq!((m.username.as_deref(), m.password_file), (Some("u"), Some(at("p"))));
+        assert_eq!((m.ca, m.cert, m.key), (Some(at("a")), Some(at("c")), Some(at("k"))));
+        assert_eq!(
+            (m.max_inflight, m.ack_timeout, m.keep_alive),
+            (11, Duration::from_secs(12), Duration::from_secs(13))
+        );
+        let p = s.spool;
+        assert_eq!((p.max_bytes, p.max_age), (14 << 20, Duration::from_secs(54_000)));
+        assert_eq!((p.when_full, p.drain, p.drain_rate), (WhenFull::Block, Drain::LiveFirst, 16));
+        assert_eq!(s.dashboard.listen.port(), 17);
+        assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
+        assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));
+    }
+
+    #[test]
+    fn a_host_without_a_usable_name_needs_one_in_the_file() {
+        let file = Path::new("t.toml");
+        for host_name in [None, Some("a/b".to_owned()), Some(String::new())] {
+            let host = Surroundings { host_name, state_directory: None };
+            let faults = Settings::parse("", file, &host).unwrap_err();
+            assert!(faults.to_string().starts_with("t.toml: gateway.id: is not set"), "{faults}");
+            let settings = Settings::parse("gateway.id = \"g\"", file, &host).unwrap();
+            assert_eq!(settings.gateway.data_dir, Path::new("data"));
+        }
+    }
+}

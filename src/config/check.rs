@@ -1,0 +1,237 @@
+//! What the values of a configuration mean together, and whether the files they name will do.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls;
+
+use super::fault::{Faults, Source};
+use super::raw::Values;
+use super::registry::Registry;
+use super::{Auth, Settings, Tls};
+
+/// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
+pub(super) struct Check<'a> {
+    pub(super) values: &'a Values,
+    pub(super) source: &'a Source<'a>,
+    pub(super) faults: &'a mut Faults,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Check<'_> {
+    /// What keys mean together.
+    pub(super) fn rules(&mut self, settings: &Settings) {
+        self.devices(settings);
+        self.mqtt(settings);
+        self.dashboard(settings);
+    }
+
+    /// Whether the named files are there and hold what they should.
+    pub(super) fn files(&mut self, settings: &Settings) {
+        if let Some(tls) = &settings.devices.tls {
+            self.server("devices.tls", tls);
+        }
+        if let Some(tls) = &settings.dashboard.tls {
+            self.server("dashboard.tls", tls);
+        }
+        let mqtt = &settings.mqtt;
+        if let Some(ca) = &mqtt.ca {
+            self.certificates("mqtt.ca", ca);
+        }
+        if let (Some(cert), Some(key)) = (&mqtt.cert, &mqtt.key) {
+            self.pair("mqtt.cert", cert, "mqtt.key", key);
+        }
+        if let Some(path) = &mqtt.password_file {
+            match std::fs::read_to_string(path) {
+                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
+                    self.fault("mqtt.password_file", format!("{} is empty", path.display()), "");
+                }
+                Ok(_) => {}
+                Err(e) => self.unreadable("mqtt.password_file", path, &e),
+            }
+        }
+        let data = &settings.gateway.data_dir;
+        if std::fs::metadata(data).is_ok_and(|m| !m.is_dir()) {
+            let problem = format!("{} is not a folder", data.display());
+            self.fault("gateway.data_dir", problem, "a folder");
+        }
+        self.registry(settings);
+    }
+
+    fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
+        let allowed = (!allowed.is_empty()).then(|| allowed.to_owned());
+        let span = self.values.span(key);
+        let mut fault = self.source.fault(span.clone().unwrap_or(0..0), key, problem, allowed);
+        if span.is_none() {
+            (fault.line, fault.column) = (None, None);
+        }
+        self.faults.push(fault);
+    }
+
+    fn devices(&mut self, settings: &Settings) {
+        let devices = &settings.devices;
+        let loopback = devices.listen.ip().is_loopback();
+        match devices.auth {
+            Auth::None if !loopback => self.fault(
+                "devices.auth",
+                format!("\"none\" lets anyone who reaches {} in", devices.listen),
+                "\"token\" or \"mtls\", or \"none\" with devices.listen on loopback",
+            ),
+            Auth::Mtls if !self.values.mentions("devices.tls.client_ca") => self.fault(
+                "devices.auth",
+                "\"mtls\" needs devices.tls.client_ca to check client certificates",
+                "\"token\", or \"mtls\" with devices.tls.client_ca",
+            ),
+            Auth::Token if devices.tls.is_none() && !loopback => self.warnings.push(format!(
+                "devices.listen is {} and there is no [devices.tls]: tokens and readings cross the \
+                 network in the clear",
+                devices.listen
+            )),
+            _ => {}
+        }
+        if devices.auth != Auth::Mtls && self.values.mentions("devices.tls.client_ca") {
+            self.warnings
+                .push("devices.tls.client_ca has no effect unless devices.auth is \"mtls\"".into());
+        }
+        self.table_of_two("devices.tls");
+        if devices.max_unsettled < devices.max_frame {
+            self.fault(
+                "devices.max_unsettled",
+                "is less than devices.max_frame, so one large message would not fit",
+                "at least devices.max_frame",
+            );
+        }
+    }
+
+    fn mqtt(&mut self, settings: &Settings) {
+        let mqtt = &settings.mqtt;
+        for key in ["mqtt.ca", "mqtt.cert", "mqtt.key"] {
+            if self.values.mentions(key) && !mqtt.tls && !self.values.is_faulty("mqtt.url") {
+                self.fault(key, "has no effect without TLS", "with a mqtts:// url");
+            }
+        }
+        self.both("mqtt.cert", "mqtt.key");
+        if mqtt.password_file.is_some() && !self.values.mentions("mqtt.username") {
+            self.fault("mqtt.password_file", "needs mqtt.username beside it", "");
+        }
+    }
+
+    fn dashboard(&mut self, settings: &Settings) {
+        let listen = settings.dashboard.listen;
+        if self.values.mentions("dashboard.users") {
+            self.fault(
+                "dashboard.users",
+                "users and passwords are not in this version",
+                "leave it out and keep dashboard.listen on loopback",
+            );
+        } else if !listen.ip().is_loopback() {
+            self.fault(
+                "dashboard.listen",
+                format!("{listen} is not loopback, and without a login anyone who reaches it is in"),
+                "a loopback address such as 127.0.0.1:8080 (a proxy or ssh -L can carry it further)",
+            );
+        }
+        self.table_of_two("dashboard.tls");
+        if collide(settings.devices.listen, listen) {
+            self.fault(
+                "dashboard.listen",
+                format!("{listen} is taken by devices.listen ({})", settings.devices.listen),
+                "another address or port",
+            );
+        }
+    }
+
+    /// A `tls` table needs a certificate and its key.
+    fn table_of_two(&mut self, table: &str) {
+        let (cert, key) = (format!("{table}.cert"), format!("{table}.key"));
+        if self.values.has_table(table)
+            && !self.values.mentions(&cert)
+            && !self.values.mentions(&key)
+        {
+            self.fault(table, "needs cert and key", "cert and key, or no such table");
+        } else {
+            self.both(&cert, &key);
+        }
+    }
+
+    fn both(&mut self, one: &str, other: &str) {
+        for (there, missing) in [(one, other), (other, one)] {
+            if self.values.mentions(there) && !self.values.mentions(missing) {
+                self.fault(there, format!("needs {missing} beside it"), "");
+            }
+        }
+    }
+
+    fn registry(&mut self, settings: &Settings) {
+        let path = &settings.devices.registry;
+        match Registry::load(path) {
+            Ok(None) if settings.devices.auth == Auth::Token => self.warnings.push(format!(
+                "{} is not there, so no device can connect yet; `tidegate device add ID` makes it",
+                path.display()
+            )),
+            Ok(_) => {}
+            Err(faults) => self.faults.extend(faults),
+        }
+    }
+
+    fn server(&mut self, table: &str, tls: &Tls) {
+        self.pair(&format!("{table}.cert"), &tls.cert, &format!("{table}.key"), &tls.key);
+        if let Some(ca) = &tls.client_ca {
+            self.certificates(&format!("{table}.client_ca"), ca);
+        }
+    }
+
+    /// A certificate and the private key that it is for.
+    fn pair(&mut self, cert_key: &str, cert: &Path, key_key: &str, key: &Path) {
+        let chain = self.certificates(cert_key, cert);
+        let private = match std::fs::read(key) {
+            Ok(bytes) => PrivateKeyDer::from_pem_slice(&bytes).ok(),
+            Err(e) => return self.unreadable(key_key, key, &e),
+        };
+        let Some(private) = private else {
+            let problem = format!("{} holds no private key", key.display());
+            return self.fault(key_key, problem, "a PEM file with an unencrypted private key");
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let Some(chain) = chain else { return };
+        match rustls::sign::CertifiedKey::from_der(chain, private, &provider) {
+            Ok(_) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => self.fault(
+                key_key,
+                format!("{} is not the key of {}", key.display(), cert.display()),
+                "",
+            ),
+            Err(e) => self.fault(cert_key, format!("{} cannot be used: {e}", cert.display()), ""),
+        }
+    }
+
+    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<CertificateDer<'static>>> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) => {
+                self.unreadable(key, path, &e);
+                return None;
+            }
+        };
+        let chain = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+        let chain = chain.ok().filter(|chain| !chain.is_empty());
+        if chain.is_none() {
+            let problem = format!("{} holds no certificate", path.display());
+            self.fault(key, problem, "a PEM file with BEGIN CERTIFICATE");
+        }
+        chain
+    }
+
+    fn unreadable(&mut self, key: &str, path: &Path, error: &std::io::Error) {
+        self.fault(key, format!("{} cannot be read: {error}", path.display()), "a readable file");
+    }
+}
+
+/// Whether two listeners could not both be opened. Port 0 stands for any free one.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || any)
+}

@@ -1,0 +1,209 @@
+//! Every key there is: its type, default and range. The one list that reading, checking, the
+//! documentation's test and the examples' test go by.
+
+use super::text;
+use super::units::{format_size, format_time};
+use std::time::Duration;
+
+/// One key of the configuration file.
+#[derive(Debug)]
+pub struct Key {
+    /// Dotted path, for example `devices.rate.burst`.
+    pub path: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// What holds when it is absent.
+    pub default: Otherwise,
+    /// When a changed value takes effect.
+    pub applies: Applies,
+}
+
+/// What a key may hold.
+#[derive(Debug)]
+pub enum Kind {
+    /// An integer, both ends included.
+    Integer(i64, i64),
+    /// A number, both ends included.
+    Number(f64, f64),
+    /// Bytes, both ends included.
+    Size(u64, u64),
+    /// Milliseconds, both ends included.
+    Time(u64, u64),
+    /// One of these strings.
+    OneOf(&'static [&'static str]),
+    /// One of these integers.
+    OneOfIntegers(&'static [i64]),
+    /// An IP address and port.
+    Address,
+    /// A file or folder.
+    Path,
+    /// A string with rules of its own.
+    Text(&'static Rule),
+    /// A list of such strings.
+    Texts(&'static Rule),
+}
+
+/// The rule of a string.
+#[derive(Debug)]
+pub struct Rule {
+    /// What is allowed, for a person.
+    pub allowed: &'static str,
+    /// Says what is wrong with a string.
+    pub check: fn(&str) -> Result<(), String>,
+}
+
+/// What holds when a key is absent.
+#[derive(Debug, Clone, Copy)]
+pub enum Otherwise {
+    /// This TOML value.
+    Toml(&'static str),
+    /// Found out at the start; in words.
+    Found(&'static str),
+    /// Nothing.
+    Absent,
+}
+
+/// When a changed value takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    /// On SIGHUP.
+    Reload,
+    /// After a restart.
+    Restart,
+}
+
+use Applies::{Reload, Restart};
+use Kind::{Address, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time};
+use Otherwise::{Absent, Found, Toml};
+
+const fn key(path: &'static str, kind: Kind, default: Otherwise, applies: Applies) -> Key {
+    Key { path, kind, default, applies }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+/// The keys in the order of the documentation.
+pub static KEYS: &[Key] = &[
+    key("gateway.id", Text(&text::GATEWAY_ID), Found("the host name"), Restart),
+    key("gateway.data_dir", Path, Found("$STATE_DIRECTORY, else ./data"), Restart),
+    key("gateway.grace", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
+    key("devices.listen", Address, Toml("\"127.0.0.1:7070\""), Restart),
+    key("devices.auth", OneOf(&["token", "mtls", "none"]), Toml("\"token\""), Restart),
+    key("devices.registry", Path, Toml("\"devices.toml\""), Restart),
+    key("devices.allowed_origins", Texts(&text::ORIGIN), Toml("[]"), Restart),
+    key("devices.max_connections", Integer(1, 1_000_000), Toml("10000"), Restart),
+    key("devices.max_connections_per_address", Integer(1, 1_000_000), Toml("1024"), Restart),
+    key("devices.hello_timeout", Time(100, 5 * MINUTE), Toml("\"5s\""), Restart),
+    key("devices.heartbeat_interval", Time(100, HOUR), Toml("\"30s\""), Restart),
+    key("devices.heartbeat_timeout", Time(100, HOUR), Toml("\"10s\""), Restart),
+    key("devices.window", Integer(1, 4096), Toml("64"), Restart),
+    key("devices.max_frame", Size(256, 16 * MIB), Toml("\"64KiB\""), Restart),
+    key("devices.max_records", Integer(1, 65_536), Toml("1024"), Restart),
+    key("devices.max_unsettled", Size(64 * KIB, 1 << 30), Toml("\"8MiB\""), Restart),
+    key("devices.rate.batches_per_second", Number(0.001, 1_000_000.0), Toml("200"), Restart),
+    key("devices.rate.burst", Number(1.0, 1_000_000.0), Toml("400"), Restart),
+    key("devices.tls.cert", Path, Absent, Restart),
+    key("devices.tls.key", Path, Absent, Restart),
+    key("devices.tls.client_ca", Path, Absent, Restart),
+    key("mqtt.url", Text(&text::BROKER_URL), Toml("\"mqtt://127.0.0.1:1883\""), Restart),
+    key("mqtt.version", OneOfIntegers(&[4, 5]), Toml("5"), Restart),
+    key("mqtt.prefix", Text(&text::PREFIX), Toml("\"tidegate/{gateway}\""), Restart),
+    key(
+        "mqtt.payload",
+        OneOf(&["json", "senml-json", "senml-cbor", "value"]),
+        Toml("\"json\""),
+        Restart,
+    ),
+    key("mqtt.client_id", Text(&text::CLIENT_ID), Toml("\"tidegate-{gateway}\""), Restart),
+    key("mqtt.username", Text(&text::USER_NAME), Absent, Restart),
+    key("mqtt.password_file", Path, Absent, Restart),
+    key("mqtt.ca", Path, Absent, Restart),
+    key("mqtt.cert", Path, Absent, Restart),
+    key("mqtt.key", Path, Absent, Restart),
+    key("mqtt.max_inflight", Integer(1, 65_535), Toml("100"), Restart),
+    key("mqtt.ack_timeout", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
+    key("mqtt.keep_alive", Time(SECOND, 65_535 * SECOND), Toml("\"30s\""), Restart),
+    key("spool.max_bytes", Size(MIB, 16 << 40), Toml("\"512MiB\""), Restart),
+    key("spool.max_age", Time(SECOND, 3650 * DAY), Toml("\"7d\""), Restart),
+    key("spool.when_full", OneOf(&["drop-oldest", "block"]), Toml("\"drop-oldest\""), Restart),
+    key("spool.drain", OneOf(&["in-order", "live-first"]), Toml("\"in-order\""), Restart),
+    key("spool.drain_rate", Integer(0, 1_000_000), Toml("0"), Restart),
+    key("dashboard.listen", Address, Toml("\"127.0.0.1:8080\""), Restart),
+    key("dashboard.users", Path, Absent, Restart),
+    key("dashboard.tls.cert", Path, Absent, Restart),
+    key("dashboard.tls.key", Path, Absent, Restart),
+    key("log.level", Text(&text::LOG_LEVEL), Toml("\"info\""), Reload),
+    key("log.target", OneOf(&["auto", "journal", "stderr"]), Toml("\"auto\""), Restart),
+];
+
+/// The key of that path.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether `path` is a table that holds keys.
+#[must_use]
+pub fn is_table(path: &str) -> bool {
+    members(path).next().is_some()
+}
+
+/// The names of the keys and tables directly in the table `path` (`""`: the file), in order.
+pub fn members(path: &str) -> impl Iterator<Item = &'static str> {
+    let mut last = "";
+    KEYS.iter().filter_map(move |key| {
+        let rest = match path {
+            "" => key.path,
+            path => key.path.strip_prefix(path)?.strip_prefix('.')?,
+        };
+        let name = rest.split('.').next()?;
+        let repeated = std::mem::replace(&mut last, name) == name;
+        (!repeated).then_some(name)
+    })
+}
+
+impl Kind {
+    /// The type as the documentation calls it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Integer(..) | OneOfIntegers(_) => "integer",
+            Number(..) => "number",
+            Size(..) => "size",
+            Time(..) => "time",
+            OneOf(_) | Text(_) => "string",
+            Address => "address",
+            Path => "path",
+            Texts(_) => "list of strings",
+        }
+    }
+
+    /// What is allowed, for a person.
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        match self {
+            Integer(min, max) => format!("{min} to {max}"),
+            Number(min, max) => format!("{min} to {max}"),
+            Size(min, max) => format!("{} to {}", format_size(*min), format_size(*max)),
+            Time(min, max) => {
+                let text = |ms: &u64| format_time(Duration::from_millis(*ms));
+                format!("{} to {}", text(min), text(max))
+            }
+            OneOf(choices) => {
+                choices.iter().map(|c| format!("{c:?}")).collect::<Vec<_>>().join(", ")
+            }
+            OneOfIntegers(choices) => {
+                choices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+            }
+            Address => "an IP address and port, \"127.0.0.1:7070\" or \"[::1]:7070\"".into(),
+            Path => "the path of a file or folder".into(),
+            Text(rule) => rule.allowed.into(),
+            Texts(rule) => format!("a list of: {}", rule.allowed),
+        }
+    }
+}

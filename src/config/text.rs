@@ -1,0 +1,259 @@
+//! Rules for strings that have a form of their own.
+
+use crate::config::schema::Rule;
+
+/// Most characters in `gateway.id`.
+pub const GATEWAY_ID_MAX: usize = 64;
+
+/// `gateway.id`: one level of an MQTT topic.
+pub static GATEWAY_ID: Rule =
+    Rule { allowed: "1 to 64 characters without + # / and control characters", check: gateway_id };
+
+/// `mqtt.prefix`: levels of an MQTT topic.
+pub static PREFIX: Rule = Rule {
+    allowed: "1 to 512 characters, levels between single / without + #, {gateway} as placeholder",
+    check: prefix,
+};
+
+/// `mqtt.client_id`.
+pub static CLIENT_ID: Rule = Rule {
+    allowed: "1 to 256 characters without control characters, {gateway} as placeholder",
+    check: |text| {
+        placeholders(text)?;
+        plain(text, 256)
+    },
+};
+
+/// `mqtt.username`.
+pub static USER_NAME: Rule = Rule {
+    allowed: "1 to 1024 characters without control characters",
+    check: |text| plain(text, 1024),
+};
+
+/// `mqtt.url`.
+pub static BROKER_URL: Rule = Rule {
+    allowed: "mqtt://HOST[:PORT] (default port 1883) or mqtts://HOST[:PORT] (8883)",
+    check: |text| broker(text).map(drop),
+};
+
+/// `devices.allowed_origins`.
+pub static ORIGIN: Rule =
+    Rule { allowed: "https://HOST[:PORT] or http://HOST[:PORT], without a path", check: origin };
+
+/// `log.level`.
+pub static LOG_LEVEL: Rule = Rule {
+    allowed: "error, warn, info, debug, trace or off; after a comma MODULE=LEVEL for one module, \
+              as in \"info,tidegate::uplink=debug\"",
+    check: log_level,
+};
+
+/// Where a broker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broker {
+    /// Host name or IP address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Whether over TLS.
+    pub tls: bool,
+}
+
+/// Reads a broker's URL.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn broker(url: &str) -> Result<Broker, String> {
+    let (tls, rest) = if let Some(rest) = url.strip_prefix("mqtts://") {
+        (true, rest)
+    } else if let Some(rest) = url.strip_prefix("mqtt://") {
+        (false, rest)
+    } else {
+        return Err(format!("{url:?} does not begin with mqtt:// or mqtts://"));
+    };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains('@') {
+        // The text is not repeated: it may hold a password.
+        return Err("holds a user name; write mqtt.username and mqtt.password_file".into());
+    }
+    if rest.contains(['/', '?', '#']) {
+        return Err(format!("{url:?} has something after the port"));
+    }
+    let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
+        let (host, port) = rest.split_once(']').ok_or(format!("{url:?} lacks a ]"))?;
+        if host.parse::<std::net::Ipv6Addr>().is_err() {
+            return Err(format!("{host:?} is not an IPv6 address"));
+        }
+        (host, port)
+    } else {
+        rest.split_at(rest.find(':').unwrap_or(rest.len()))
+    };
+    let port = match port.strip_prefix(':') {
+        Some(port) => port.parse().ok().filter(|p| *p != 0).ok_or(format!("no port {port:?}"))?,
+        None if port.is_empty() => {
+            if tls {
+                8883
+            } else {
+                1883
+            }
+        }
+        None => return Err(format!("{url:?} has something between ] and the port")),
+    };
+    let host_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+    if host.is_empty() || host.len() > 253 || !host.chars().all(host_character) {
+        return Err(format!("{host:?} is not a host name"));
+    }
+    Ok(Broker { host: host.to_owned(), port, tls })
+}
+
+fn plain(text: &str, max: usize) -> Result<(), String> {
+    match text.chars().count() {
+        0 => Err("is empty".into()),
+        n if n > max => Err(format!("has {n} characters")),
+        _ if text.chars().any(char::is_control) => Err("holds a control character".into()),
+        _ => Ok(()),
+    }
+}
+
+fn gateway_id(text: &str) -> Result<(), String> {
+    plain(text, GATEWAY_ID_MAX)?;
+    match text.chars().find(|c| matches!(c, '+' | '#' | '/')) {
+        Some(c) => Err(format!("{text:?} holds {c:?}, which means something in topics")),
+        None => Ok(()),
+    }
+}
+
+fn prefix(text: &str) -> Result<(), String> {
+    plain(text, 512)?;
+    placeholders(text)?;
+    if let Some(c) = text.chars().find(|c| matches!(c, '+' | '#')) {
+        return Err(format!("{text:?} holds {c:?}, which is for subscriptions"));
+    }
+    if text.starts_with('$') {
+        return Err(format!("{text:?} begins with $, which is the broker's own"));
+    }
+    if text.split('/').any(str::is_empty) {
+        return Err(format!("{text:?} has an empty level: a / too many"));
+    }
+    Ok(())
+}
+
+fn placeholders(text: &str) -> Result<(), String> {
+    let rest = text.replace("{gateway}", "");
+    match rest.find(['{', '}']) {
+        Some(_) => Err(format!("{text:?} has a placeholder other than {{gateway}}")),
+        None => Ok(()),
+    }
+}
+
+fn origin(text: &str) -> Result<(), String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    match rest {
+        None => Err(format!("{text:?} does not begin with https:// or http://")),
+        Some(host) if host.is_empty() || host.contains(['/', '?', '#', '@', ' ', '*']) => {
+            Err(format!("{text:?} is not an origin"))
+        }
+        Some(host) if host.chars().any(|c| c.is_ascii_uppercase()) => {
+            Err(format!("{text:?} has capitals; browsers send it in small letters"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn log_level(text: &str) -> Result<(), String> {
+    for part in text.split(',') {
+        let (module, level) = match part.split_once('=') {
+            Some((module, level)) => (Some(module), level),
+            None => (None, part),
+        };
+        if !matches!(level, "error" | "warn" | "info" | "debug" | "trace" | "off") {
+            return Err(format!("{level:?} is not a level"));
+        }
+        let module_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+        if module.is_some_and(|m| m.is_empty() || !m.chars().all(module_character)) {
+            return Err(format!("{part:?} does not name a module"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_url_has_a_scheme_a_host_and_perhaps_a_port() {
+        let broker = |url| super::broker(url).map(|b| (b.host, b.port, b.tls));
+        assert_eq!(broker("mqtt://gw").unwrap(), ("gw".into(), 1883, false));
+        assert_eq!(broker("mqtts://a.b:1").unwrap(), ("a.b".into(), 1, true));
+        assert_eq!(broker("mqtts://[::1]/").unwrap(), ("::1".into(), 8883, true));
+        assert_eq!(broker("mqtt://[fe80::1]:99").unwrap(), ("fe80::1".into(), 99, false));
+        for bad in [
+            "",
+            "gw",
+            "tcp://gw",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://gw:",
+            "mqtt://gw:0",
+            "mqtt://gw:70000",
+            "mqtt://u:p@gw",
+            "mqtt://gw/x",
+            "mqtt://[::1",
+            "mqtt://[gw]",
+            "mqtt://[::1]x",
+            "mqtt://a b",
+            "mqtt://::1",
+            "mqtt://gw\0",
+        ] {
+            assert!(broker(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_not_repeated() {
+        assert!(!broker("mqtt://u:secret@gw").unwrap_err().contains("secret"));
+    }
+
+    #[test]
+    fn a_gateway_id_is_one_level_of_a_topic() {
+        for good in ["gw-1", "Halle 3", "größe", "a.b"] {
+            assert_eq!(gateway_id(good), Ok(()), "{good:?}");
+        }
+        let long = "a".repeat(65);
+        for bad in ["", "a/b", "+", "a#", "a\0", "a\n", long.as_str()] {
+            assert!(gateway_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_levels_of_a_topic() {
+        for good in ["t", "tidegate/{gateway}", "a/{gateway}/b"] {
+            assert_eq!(prefix(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "/a", "a/", "a//b", "a/+", "#", "$SYS/x", "a/{device}", "a/{gateway", "a\0"]
+        {
+            assert!(prefix(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        for good in ["https://a.example", "http://localhost:3000", "https://[::1]:8443"] {
+            assert_eq!(origin(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "a.example", "https://", "https://a/", "https://a/x", "https://A", "*"] {
+            assert!(origin(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_level_is_a_word_or_a_list_by_module() {
+        for good in ["info", "off", "info,tidegate::uplink=debug", "tidegate=trace,warn"] {
+            assert_eq!(log_level(good), Ok(()), "{good:?}");
+        }
+        for bad in ["", "verbose", "INFO", "info,", "=debug", "tidegate::uplink", "a-b=info", "a="]
+        {
+            assert!(log_level(bad).is_err(), "{bad:?}");
+        }
+    }
+}

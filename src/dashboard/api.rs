@@ -1,0 +1,112 @@
+//! What is asked for and answered at once: probes, metrics, status, devices.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Serialize;
+
+use super::http::{Refusal, body, json};
+use super::hub::{DeviceList, Hub};
+use super::render::{self, Filter};
+use crate::ports::UplinkState;
+
+/// 200 while the process works.
+pub(super) async fn healthz() -> Response<Body> {
+    #[derive(Serialize)]
+    struct Alive {
+        status: &'static str,
+    }
+    json(&Alive { status: "ok" })
+}
+
+/// 200 when devices can connect and what they send can be kept.
+pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>, Refusal> {
+    #[derive(Serialize)]
+    struct Ready {
+        status: &'static str,
+    }
+    let unready = |why: &str| Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
+    let context = hub.context();
+    if !context.listening.load(Ordering::Acquire) {
+        return unready("not listening for devices: starting or stopping");
+    }
+    if !context.health.spool().open {
+        return unready("the spool is not open");
+    }
+    Ok(json(&Ready { status: "ready" }))
+}
+
+/// The counters: as `OpenMetrics` to who asks for it, else in the older Prometheus text format.
+pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> Response<Body> {
+    let context = hub.context();
+    let metrics = &context.metrics;
+    let spool = context.health.spool();
+    let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    metrics.spool_batches.set(gauge(spool.batches));
+    metrics.spool_bytes.set(gauge(spool.bytes));
+    let age = spool.oldest.map_or(0.0, |oldest| (context.clock.unix() - oldest).max(0.0));
+    metrics.spool_oldest.set(age);
+    let up = context.health.uplink().state == UplinkState::Connected;
+    metrics.uplink_up.set(i64::from(up));
+    if let Some(written) = disk_written() {
+        metrics.disk_written.inc_by(written.saturating_sub(metrics.disk_written.get()));
+    }
+    let modern = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|accept| accept.to_str().is_ok_and(|a| a.contains("application/openmetrics-text")));
+    if modern {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        body(kind, metrics.text().into())
+    } else {
+        body("text/plain; version=0.0.4; charset=utf-8", metrics.classic_text().into())
+    }
+}
+
+/// What this process has caused to be written to storage, in bytes, as Linux counts it.
+fn disk_written() -> Option<u64> {
+    let io = fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
+}
+
+/// The gateway's state.
+pub(super) async fn status(State(hub): State<Arc<Hub>>) -> Response<Body> {
+    json(&hub.status())
+}
+
+/// All devices, sent as they are rendered.
+pub(super) async fn devices(State(hub): State<Arc<Hub>>) -> Response<Body> {
+    let list = DeviceList::new(hub.context(), &Filter::default());
+    let pieces = stream::unfold(Some(list), |list| async move {
+        let mut list = list?;
+        let mut bytes = Vec::new();
+        let done = list.append_piece(&Filter::default(), &mut bytes);
+        let piece = Ok::<_, std::convert::Infallible>(Bytes::from(bytes));
+        Some((piece, (!done).then_some(list)))
+    });
+    body("application/json", Body::from_stream(pieces))
+}
+
+/// One device.
+pub(super) async fn device(
+    State(hub): State<Arc<Hub>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response<Body>, Refusal> {
+    // What is not even UTF-8 is no device's id either.
+    let device = path.map_or_else(|_| String::new(), |Path(device)| device);
+    let Some(slot) = hub.context().fleet.slot(&device) else {
+        let device: String = device.chars().take(80).collect();
+        let error = format!("no device {device:?} has connected since the gateway started");
+        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
+    };
+    let mut document = Vec::new();
+    render::device(&slot, &Filter::default(), &mut document);
+    Ok(body("application/json", document.into()))
+}

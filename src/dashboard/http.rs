@@ -1,0 +1,227 @@
+//! Routes, refusals and the headers every answer carries.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use axum::middleware::{self, Next};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use serde::Serialize;
+
+use super::assets::ASSETS;
+use super::hub::Hub;
+use super::{api, render, stream};
+
+/// What the page may do: load its own files and talk to its own gateway, nothing else.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; \
+    frame-ancestors 'none'";
+
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// An answer that is not what was asked for: `{"error": "…"}`.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    error: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self { status, error: error.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        #[derive(Serialize)]
+        struct Document {
+            error: String,
+        }
+        let mut response = json(&Document { error: self.error });
+        *response.status_mut() = self.status;
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+/// A document as JSON, never from a cache.
+pub(super) fn json<T: Serialize>(document: &T) -> Response<Body> {
+    body("application/json", render::text(document).into())
+}
+
+/// A body that no cache keeps.
+pub(super) fn body(content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// All there is to ask for.
+pub(super) fn router(hub: Arc<Hub>) -> Router {
+    let mut router = Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .route("/metrics", get(api::metrics))
+        .route("/api/v1/status", get(api::status))
+        .route("/api/v1/devices", get(api::devices))
+        .route("/api/v1/devices/{device}", get(api::device))
+        .route("/api/v1/stream", get(stream::websocket))
+        .route("/api/v1/events", get(stream::events));
+    for asset in &ASSETS {
+        let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
+        router = router.route(asset.path, get(answer));
+    }
+    router
+        .fallback(|request: Request| async move {
+            let path = request.uri().path().chars().take(200).collect::<String>();
+            Refusal::new(StatusCode::NOT_FOUND, format!("there is nothing at {path}"))
+        })
+        .method_not_allowed_fallback(|request: Request| async move {
+            let error = format!("{} is not possible here", request.method());
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&hub), guard))
+        .with_state(hub)
+}
+
+/// Stands before every route.
+async fn guard(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response<Body> {
+    // Probes tell nothing that needs guarding, and load balancers send Host headers of their own.
+    let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
+    let mut response = match check_host(&request, &hub.context().allowed_hosts) {
+        Err(refusal) if !probe => refusal.into_response(),
+        _ => next.run(request).await,
+    };
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// Refuses requests for a name that is not this gateway's: a page elsewhere could point a name of
+/// its own at this address (DNS rebinding) and would then be read as same-origin.
+fn check_host(request: &Request, allowed: &[String]) -> Result<(), Refusal> {
+    let mut values = request.headers().get_all(header::HOST).iter();
+    let value = match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().unwrap_or_default(),
+        // No browser speaks HTTP/1.0.
+        (None, _) if request.version() < Version::HTTP_11 => return Ok(()),
+        _ => {
+            let error = "the request needs one Host header";
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, error));
+        }
+    };
+    if is_own_name(host_of(value), allowed) {
+        return Ok(());
+    }
+    let error = "this is not a name of the gateway's dashboard: \
+        use its IP address, its host name or localhost";
+    Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, error))
+}
+
+/// Refuses a WebSocket opened by a page of another origin; browsers always send Origin with one.
+pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().unwrap_or_default();
+    let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    if own.is_some() && own == host {
+        return Ok(());
+    }
+    let error = "pages of another origin may not open the feed";
+    Err(Refusal::new(StatusCode::FORBIDDEN, error))
+}
+
+/// The host of a Host header, without port and without the brackets of an IPv6 address.
+fn host_of(value: &str) -> &str {
+    let host = match value.strip_prefix('[') {
+        Some(rest) => rest.split(']').next(),
+        None => value.split(':').next(),
+    };
+    host.unwrap_or_default()
+}
+
+fn is_own_name(host: &str, allowed: &[String]) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    host.parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || allowed.iter().any(|name| name.eq_ignore_ascii_case(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_localhost_and_own_names_are_the_gateways() {
+        let allowed = ["Gw-1.local".to_owned()];
+        for good in [
+            "127.0.0.1",
+            "10.0.0.7:8080",
+            "[::1]:8080",
+            "[fe80::1]",
+            "localhost:1",
+            "LOCALHOST",
+            "gw-1.local:80",
+            "gw-1.local.",
+        ] {
+            assert!(is_own_name(host_of(good), &allowed), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "evil.example:8080",
+            "localhost.evil.example",
+            "gw-1",
+            "[localhost",
+            "127.0.0.1.evil.example",
+            ":8080",
+            "::1.evil",
+        ] {
+            let own = is_own_name(host_of(bad), &allowed);
+            assert!(!own || bad == "[localhost", "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_counts_as_own_only_when_it_equals_host() {
+        let headers = |origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:8080"));
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            headers
+        };
+        for good in [None, Some("http://127.0.0.1:8080"), Some("https://127.0.0.1:8080")] {
+            assert!(check_origin(&headers(good)).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "null",
+            "",
+            "http://127.0.0.1",
+            "http://evil.example",
+            "127.0.0.1:8080",
+            "http://127.0.0.1:80801",
+        ] {
+            assert!(check_origin(&headers(Some(bad))).is_err(), "{bad}");
+        }
+    }
+}

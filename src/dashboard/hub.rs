@@ -1,0 +1,411 @@
+//! Ticks and viewers.
+//!
+//! Ten times a second, while anyone watches, a tick collects what changed and renders it once for
+//! everybody. A viewer keeps no queue, only the number of the last tick it has sent: one that
+//! keeps pace sends the shared texts, one that was still busy gets the newest value of everything
+//! that changed since. So a slow viewer costs neither memory nor anyone else's time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::Context;
+use super::render::{self, Filter};
+use super::slot::Slot;
+use super::status::{Devices, Flow, Spool, Status, StatusMessage, Uplink};
+use crate::core::ids::DeviceId;
+use crate::ports::lock;
+
+/// How often viewers get news at most.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// How often they get the status when nothing of it has changed.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the spool's level is looked at.
+const FLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// A snapshot is sent in pieces of about this many bytes.
+const PIECE: usize = 32 * 1024;
+
+/// Where viewers come together. Lives in the dashboard's thread alone.
+#[derive(Debug)]
+pub(super) struct Hub {
+    context: Context,
+    viewers: AtomicUsize,
+    arrival: Notify,
+    flow: Mutex<Flow>,
+    ticks: watch::Sender<Arc<Tick>>,
+}
+
+/// What one tick found.
+#[derive(Debug, Default)]
+struct Tick {
+    version: u64,
+    changed: Vec<Arc<Slot>>,
+    /// One for everybody, in the order of `changed`.
+    messages: Vec<(DeviceId, Utf8Bytes)>,
+    /// The newest status and the tick that made it.
+    status: Utf8Bytes,
+    status_version: u64,
+    /// The tick that last found a device removed from the table.
+    removal_version: u64,
+}
+
+/// What viewers must hear of at once, as opposed to each second.
+#[derive(Debug, PartialEq)]
+struct Urgent {
+    uplink: Uplink,
+    devices: Devices,
+    fault: Option<String>,
+    buffering: bool,
+    lost_readings: u64,
+}
+
+impl Hub {
+    pub(super) fn new(context: Context) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            viewers: AtomicUsize::new(0),
+            arrival: Notify::new(),
+            flow: Mutex::default(),
+            ticks: watch::Sender::new(Arc::default()),
+        })
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// The status now.
+    pub(super) fn status(&self) -> Status<'_> {
+        let context = &self.context;
+        let flow = lock(&self.flow).per_second();
+        Status {
+            gateway: &context.gateway,
+            version: &context.version,
+            uptime_s: (context.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
+            uplink: Uplink::new(context.health.uplink()),
+            spool: Spool::new(context.health.spool(), context.clock.unix(), flow),
+            devices: self.devices(),
+        }
+    }
+
+    fn devices(&self) -> Devices {
+        let fleet = &self.context.fleet;
+        Devices { connected: fleet.connected(), known: fleet.known() }
+    }
+
+    fn urgent(&self) -> Urgent {
+        let spool = self.context.health.spool();
+        Urgent {
+            uplink: Uplink::new(self.context.health.uplink()),
+            devices: self.devices(),
+            fault: spool.fault,
+            buffering: spool.batches > 0,
+            lost_readings: spool.lost_readings,
+        }
+    }
+
+    /// Lets a viewer in, unless there are `max` already.
+    pub(super) fn enter(self: &Arc<Self>, filter: Filter, max: usize) -> Option<Viewer> {
+        let before = self.viewers.load(Ordering::Relaxed);
+        if before >= max {
+            return None;
+        }
+        self.viewers.store(before + 1, Ordering::Relaxed);
+        self.context.metrics.viewers.inc();
+        // Before the snapshot reads the slots: see `Fleet::watch`.
+        self.context.fleet.watch(true);
+        self.arrival.notify_one();
+        let ticks = self.ticks.subscribe();
+        let mut viewer =
+            Viewer { hub: Arc::clone(self), filter, cursor: 0, ticks, pending: Pending::Nothing };
+        viewer.start_over();
+        Some(viewer)
+    }
+
+    fn leave(&self) {
+        self.viewers.fetch_sub(1, Ordering::Relaxed);
+        self.context.metrics.viewers.dec();
+    }
+
+    /// Ticks while anyone watches; for ever.
+    pub(super) async fn run(&self) {
+        let mut scratch = Vec::new();
+        loop {
+            self.arrival.notified().await;
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut last = None;
+            while self.viewers.load(Ordering::Relaxed) > 0 {
+                interval.tick().await;
+                self.tick(&mut scratch, &mut last);
+            }
+            self.context.fleet.watch(false);
+            self.forget_last_tick();
+        }
+    }
+
+    /// Nobody needs the last tick's texts any more; only its numbers go on.
+    fn forget_last_tick(&self) {
+        self.ticks.send_modify(|tick| {
+            let Tick { version, status_version, removal_version, .. } = **tick;
+            *tick = Arc::new(Tick { version, status_version, removal_version, ..Tick::default() });
+        });
+    }
+
+    /// Watches how the spool fills; for ever.
+    pub(super) async fn watch_flow(&self) {
+        let mut interval = tokio::time::interval(FLOW_EVERY);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let now = interval.tick().await;
+            let time = now.into_std().saturating_duration_since(self.context.started);
+            let batches = self.context.health.spool().batches;
+            lock(&self.flow).sample(time.as_secs_f64(), batches);
+        }
+    }
+
+    fn tick(&self, scratch: &mut Vec<Arc<Slot>>, last: &mut Option<(Instant, Urgent)>) {
+        let before = Arc::clone(&self.ticks.borrow());
+        let version = before.version + 1;
+        self.context.fleet.collect(version, scratch);
+
+        let now = Instant::now();
+        let urgent = self.urgent();
+        let due = last.as_ref().is_none_or(|(then, known)| {
+            *known != urgent || now.duration_since(*then) >= STATUS_EVERY
+        });
+        if scratch.is_empty() && !due {
+            return;
+        }
+        let (status, status_version) = if due {
+            *last = Some((now, urgent));
+            (self.status_message().into(), version)
+        } else {
+            (before.status.clone(), before.status_version)
+        };
+        let everyone = Filter::default();
+        let mut removal_version = before.removal_version;
+        let mut messages = Vec::with_capacity(scratch.len());
+        for slot in scratch.iter() {
+            if lock(&slot.state).forgotten {
+                removal_version = version;
+            }
+            for message in render::changes(slot, before.version, &everyone) {
+                messages.push((slot.id.clone(), message.into()));
+            }
+        }
+        let changed = scratch.clone();
+        self.ticks.send_replace(Arc::new(Tick {
+            version,
+            changed,
+            messages,
+            status,
+            status_version,
+            removal_version,
+        }));
+    }
+
+    fn status_message(&self) -> String {
+        let time = self.context.clock.unix();
+        render::text(&StatusMessage { kind: "status", time, status: self.status() })
+    }
+
+    /// The beginning of a snapshot, up to where its devices stand.
+    fn snapshot_head(&self) -> Vec<u8> {
+        let mut head = b"{\"type\":\"snapshot\",\"gateway\":".to_vec();
+        render::append(&mut head, &self.context.gateway);
+        head.extend_from_slice(b",\"version\":");
+        render::append(&mut head, &self.context.version);
+        head.extend_from_slice(b",\"time\":");
+        render::append(&mut head, &self.context.clock.unix());
+        head.extend_from_slice(b",\"status\":");
+        render::append(&mut head, &self.status());
+        head.extend_from_slice(b",\"devices\":");
+        head
+    }
+}
+
+/// A JSON array of devices, rendered piece by piece, so that it need not be in memory whole.
+#[derive(Debug)]
+pub(super) struct DeviceList {
+    slots: std::vec::IntoIter<Arc<Slot>>,
+    started: bool,
+    finished: bool,
+}
+
+impl DeviceList {
+    pub(super) fn new(context: &Context, filter: &Filter) -> Self {
+        let slots = match filter.devices() {
+            Some(wanted) => {
+                wanted.iter().filter_map(|id| context.fleet.slot(id.as_str())).collect()
+            }
+            None => context.fleet.slots(),
+        };
+        Self { slots: slots.into_iter(), started: false, finished: false }
+    }
+
+    /// Appends the next piece to `out`. Returns whether it was the last.
+    pub(super) fn append_piece(&mut self, filter: &Filter, out: &mut Vec<u8>) -> bool {
+        if self.finished {
+            return true;
+        }
+        if !self.started {
+            out.push(b'[');
+        }
+        while out.len() < PIECE {
+            let Some(slot) = self.slots.next() else {
+                out.push(b']');
+                self.finished = true;
+                return true;
+            };
+            if std::mem::replace(&mut self.started, true) {
+                out.push(b',');
+            }
+            render::device(&slot, filter, out);
+        }
+        false
+    }
+}
+
+/// One connection to the feed.
+#[derive(Debug)]
+pub(super) struct Viewer {
+    hub: Arc<Hub>,
+    filter: Filter,
+    /// The last tick whose news have been taken.
+    cursor: u64,
+    ticks: watch::Receiver<Arc<Tick>>,
+    pending: Pending,
+}
+
+/// What is still to be sent of the news taken last.
+#[derive(Debug)]
+enum Pending {
+    Nothing,
+    Snapshot {
+        list: DeviceList,
+        begun: bool,
+    },
+    Shared {
+        tick: Arc<Tick>,
+        next: usize,
+        status: bool,
+    },
+    Own {
+        slots: std::vec::IntoIter<Arc<Slot>>,
+        since: u64,
+        texts: Vec<String>,
+        status: Option<Utf8Bytes>,
+    },
+}
+
+/// A message of the feed or a part of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    Whole(Utf8Bytes),
+    First(Bytes),
+    Middle(Bytes),
+    Last(Bytes),
+}
+
+impl Viewer {
+    /// Waits for news; false when there will be none any more. Cancel safe.
+    pub(super) async fn changed(&mut self) -> bool {
+        if self.ticks.changed().await.is_err() {
+            return false;
+        }
+        self.take();
+        true
+    }
+
+    /// The next piece to send, until there is none for now.
+    pub(super) fn next(&mut self) -> Option<Piece> {
+        match &mut self.pending {
+            Pending::Nothing => None,
+            Pending::Snapshot { list, begun } => {
+                let first = !std::mem::replace(begun, true);
+                let mut bytes = if first { self.hub.snapshot_head() } else { Vec::new() };
+                let last = list.append_piece(&self.filter, &mut bytes);
+                if last {
+                    bytes.push(b'}');
+                    self.pending = Pending::Nothing;
+                }
+                Some(match (first, last) {
+                    (true, true) => Piece::Whole(String::from_utf8(bytes).ok()?.into()),
+                    (true, false) => Piece::First(bytes.into()),
+                    (false, false) => Piece::Middle(bytes.into()),
+                    (false, true) => Piece::Last(bytes.into()),
+                })
+            }
+            Pending::Shared { tick, next, status } => {
+                while let Some((device, message)) = tick.messages.get(*next) {
+                    *next += 1;
+                    if self.filter.wants_device(device) {
+                        return Some(Piece::Whole(message.clone()));
+                    }
+                }
+                let message = std::mem::take(status).then(|| tick.status.clone());
+                self.finish(message)
+            }
+            Pending::Own { slots, since, texts, status } => loop {
+                if let Some(text) = texts.pop() {
+                    return Some(Piece::Whole(text.into()));
+                }
+                let Some(slot) = slots.next() else {
+                    let message = status.take();
+                    return self.finish(message);
+                };
+                if self.filter.wants_device(&slot.id) {
+                    texts.extend(render::changes(&slot, *since, &self.filter));
+                    texts.reverse();
+                }
+            },
+        }
+    }
+
+    fn finish(&mut self, status: Option<Utf8Bytes>) -> Option<Piece> {
+        self.pending = Pending::Nothing;
+        status.map(Piece::Whole)
+    }
+
+    /// Takes what is new since the last time.
+    fn take(&mut self) {
+        let tick = Arc::clone(&self.ticks.borrow_and_update());
+        let since = std::mem::replace(&mut self.cursor, tick.version);
+        let status = tick.status_version > since;
+        let keeps_pace = since + 1 == tick.version;
+        self.pending = if since >= tick.version {
+            Pending::Nothing
+        } else if keeps_pace && self.filter.takes_any_name() {
+            Pending::Shared { tick, next: 0, status }
+        } else if keeps_pace || tick.removal_version <= since {
+            let slots =
+                if keeps_pace { tick.changed.clone() } else { self.hub.context.fleet.slots() };
+            let status = status.then(|| tick.status.clone());
+            Pending::Own { slots: slots.into_iter(), since, texts: Vec::new(), status }
+        } else {
+            // A removed device is in no list any more; only a new snapshot can tell.
+            return self.start_over();
+        };
+    }
+
+    fn start_over(&mut self) {
+        self.cursor = self.ticks.borrow_and_update().version;
+        let list = DeviceList::new(&self.hub.context, &self.filter);
+        self.pending = Pending::Snapshot { list, begun: false };
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.hub.leave();
+    }
+}

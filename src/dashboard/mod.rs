@@ -1,0 +1,154 @@
+//! The dashboard: the page, the live feed, the HTTP API and the metrics.
+//!
+//! It runs in a thread of its own, on a runtime of its own, so that viewers take no time from
+//! ingestion. All it shares with the rest are the [`Fleet`], which ingestion writes and it reads,
+//! the [`Health`] and the [`Metrics`].
+//!
+//! ```text
+//! ingest thread ──Feed──► Fleet ◄──collect, ten times a second── Hub ──► viewers
+//!                                                                 ▲
+//!                                            Health, Metrics ─────┘
+//! ```
+
+mod api;
+mod assets;
+mod feed;
+mod http;
+mod hub;
+mod patient;
+mod render;
+mod server;
+mod slot;
+mod status;
+mod stream;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+use tokio_rustls::TlsAcceptor;
+
+pub use self::feed::{Fleet, Limits};
+use self::hub::Hub;
+use crate::config;
+use crate::host::tls::{self, TlsError};
+use crate::metrics::Metrics;
+use crate::ports::{Clock, Health};
+
+/// What the dashboard shows, and what it needs for it.
+#[derive(Clone)]
+pub struct Context {
+    /// The gateway's name.
+    pub gateway: String,
+    /// tidegate's version.
+    pub version: String,
+    /// The devices.
+    pub fleet: Arc<Fleet>,
+    /// The uplink and the spool.
+    pub health: Arc<Health>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// When the gateway started.
+    pub started: Instant,
+    /// Whether devices can connect; `/readyz` tells it on.
+    pub listening: Arc<AtomicBool>,
+    /// Names by which browsers may call the dashboard, besides `localhost` and any IP address: the
+    /// host's own. Requests for other names are refused, which stops DNS rebinding.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("gateway", &self.gateway).finish_non_exhaustive()
+    }
+}
+
+/// Why the dashboard could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DashboardError {
+    /// The address cannot be listened on.
+    #[error(
+        "the dashboard cannot listen on {listen} ({source}): stop what listens there, or choose \
+         another address in dashboard.listen"
+    )]
+    Bind {
+        /// The address.
+        listen: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("dashboard.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// The system gave no thread or no event queue.
+    #[error("the dashboard cannot start its thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running dashboard. Dropping it stops the dashboard without waiting.
+#[derive(Debug)]
+pub struct DashboardHandle {
+    local_addr: SocketAddr,
+    signal: watch::Sender<Duration>,
+    ended: oneshot::Receiver<bool>,
+}
+
+impl DashboardHandle {
+    /// Where it listens; tells the port where the setting says 0.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Stops: accepts nothing more, says goodbye to the viewers, finishes the answers under way.
+    /// Returns whether all that was done within `deadline`; what was not is then cut off.
+    pub async fn stop(self, deadline: Duration) -> bool {
+        self.signal.send_replace(deadline);
+        drop(self.signal);
+        // The thread keeps the deadline itself; this one only guards against a thread that hangs.
+        let ended = tokio::time::timeout(deadline + Duration::from_secs(1), self.ended).await;
+        matches!(ended, Ok(Ok(true)))
+    }
+}
+
+/// Starts the dashboard. It listens when this returns.
+///
+/// # Errors
+/// When the address cannot be bound, the certificate cannot be loaded, or there is no thread.
+pub fn start(
+    settings: &config::Dashboard,
+    context: Context,
+) -> Result<DashboardHandle, DashboardError> {
+    let listen = settings.listen;
+    let bind = |source| DashboardError::Bind { listen, source };
+    let tls = settings.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+    let listener = TcpListener::bind(listen).map_err(bind)?;
+    listener.set_nonblocking(true).map_err(bind)?;
+    let local_addr = listener.local_addr().map_err(bind)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(DashboardError::Thread)?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener).map_err(bind)?
+    };
+    let (signal, stopping) = watch::channel(Duration::ZERO);
+    let (end, ended) = oneshot::channel();
+    let hub = Hub::new(context);
+    std::thread::Builder::new()
+        .name("dashboard".to_owned())
+        .spawn(move || {
+            let in_time = runtime.block_on(server::run(listener, tls, hub, stopping));
+            drop(runtime);
+            // Nobody may be waiting.
+            let _ = end.send(in_time);
+        })
+        .map_err(DashboardError::Thread)?;
+    Ok(DashboardHandle { local_addr, signal, ended })
+}

@@ -1,0 +1,235 @@
+//! The JSON of devices and readings, for the API and the feed alike.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use super::slot::{Latest, Slot, State};
+use crate::core::batch::Value;
+use crate::core::ids::DeviceId;
+use crate::ports::lock;
+
+/// Most values of one query parameter.
+const FILTER_MAX: usize = 64;
+
+/// What a viewer wants to see: `?device=` and `?name=`, each as often as wanted; none means all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Filter {
+    devices: Vec<DeviceId>,
+    names: Vec<String>,
+}
+
+impl Filter {
+    /// Reads the query's pairs; parameters it does not know are somebody else's.
+    ///
+    /// # Errors
+    /// For an impossible device id and for too many values; the text says which.
+    pub(super) fn new(query: Vec<(String, String)>) -> Result<Self, String> {
+        let mut filter = Self::default();
+        for (key, value) in query {
+            match key.as_str() {
+                "device" => filter
+                    .devices
+                    .push(DeviceId::new(&value).map_err(|error| format!("device: {error}"))?),
+                "name" => filter.names.push(value),
+                _ => {}
+            }
+        }
+        if filter.devices.len().max(filter.names.len()) > FILTER_MAX {
+            return Err(format!("device and name may be given {FILTER_MAX} times each"));
+        }
+        Ok(filter)
+    }
+
+    /// Whether only some devices are wanted, and which.
+    pub(super) fn devices(&self) -> Option<&[DeviceId]> {
+        (!self.devices.is_empty()).then_some(self.devices.as_slice())
+    }
+
+    /// Whether messages made for everyone fit, apart from those of unwanted devices.
+    pub(super) fn takes_any_name(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    pub(super) fn wants_device(&self, device: &DeviceId) -> bool {
+        self.devices.is_empty() || self.devices.contains(device)
+    }
+
+    fn wants_name(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+}
+
+/// Appends one device as `/api/v1/devices` shows it.
+pub(super) fn device(slot: &Slot, filter: &Filter, out: &mut Vec<u8>) {
+    let state = lock(&slot.state);
+    append(out, &Device { slot, state: &state, filter });
+}
+
+/// The feed's messages for what changed in `slot` after the tick `since`.
+pub(super) fn changes(slot: &Slot, since: u64, filter: &Filter) -> impl Iterator<Item = String> {
+    let state = lock(&slot.state);
+    let facts = (state.facts_version > since).then(|| text(&DeviceChange { slot, state: &state }));
+    let any = state.readings.iter().any(|latest| is_news(latest, since, filter));
+    let readings = any.then(|| text(&ReadingsChange { slot, state: &state, since, filter }));
+    facts.into_iter().chain(readings)
+}
+
+/// `value` as JSON.
+pub(super) fn text<T: Serialize>(value: &T) -> String {
+    let mut out = Vec::with_capacity(256);
+    append(&mut out, value);
+    // serde_json writes UTF-8 only.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// Appends `value` as JSON. Nothing here can fail to serialise: keys are text, numbers are finite
+/// or become null, and memory takes every byte.
+pub(super) fn append<T: Serialize>(out: &mut Vec<u8>, value: &T) {
+    if let Err(error) = serde_json::to_writer(out, value) {
+        tracing::error!(%error, "a JSON document of the dashboard could not be written");
+    }
+}
+
+fn is_news(latest: &Latest, since: u64, filter: &Filter) -> bool {
+    latest.version > since && filter.wants_name(&latest.name)
+}
+
+struct Device<'a> {
+    slot: &'a Slot,
+    state: &'a State,
+    filter: &'a Filter,
+}
+
+impl Serialize for Device<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        facts(&mut map, self.slot, self.state)?;
+        map.serialize_entry("readings", &Readings { state: self.state, filter: self.filter })?;
+        map.end()
+    }
+}
+
+fn facts<M: SerializeMap>(map: &mut M, slot: &Slot, state: &State) -> Result<(), M::Error> {
+    map.serialize_entry("id", slot.id.as_str())?;
+    map.serialize_entry("connected", &state.connected)?;
+    map.serialize_entry("since", &state.since)?;
+    map.serialize_entry("last_seen", &slot.last_seen())?;
+    map.serialize_entry("model", &state.model)?;
+    map.serialize_entry("firmware", &state.firmware)?;
+    map.serialize_entry("address", &state.address)?;
+    if state.incomplete {
+        map.serialize_entry("incomplete", &true)?;
+    }
+    Ok(())
+}
+
+struct Readings<'a> {
+    state: &'a State,
+    filter: &'a Filter,
+}
+
+impl Serialize for Readings<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let wanted = self.state.readings.iter();
+        serializer.collect_map(
+            wanted
+                .filter(|latest| self.filter.wants_name(&latest.name))
+                .map(|latest| (latest.name.as_str(), Keyed(latest))),
+        )
+    }
+}
+
+/// A reading below its name: all keys are always there.
+struct Keyed<'a>(&'a Latest);
+
+impl Serialize for Keyed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        value(&mut map, self.0)?;
+        map.serialize_entry("u", &self.0.unit)?;
+        map.serialize_entry("t", &self.0.time)?;
+        map.end()
+    }
+}
+
+/// A reading as a SenML record: absent is absent.
+struct Record<'a>(&'a Latest);
+
+impl Serialize for Record<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("n", self.0.name.as_str())?;
+        if let Some(unit) = &self.0.unit {
+            map.serialize_entry("u", unit.as_str())?;
+        }
+        value(&mut map, self.0)?;
+        map.serialize_entry("t", &self.0.time)?;
+        map.end()
+    }
+}
+
+fn value<M: SerializeMap>(map: &mut M, latest: &Latest) -> Result<(), M::Error> {
+    match &latest.value {
+        Some(Value::Number(number)) => map.serialize_entry("v", number)?,
+        Some(Value::Text(text)) => map.serialize_entry("vs", text.as_str())?,
+        Some(Value::Bool(truth)) => map.serialize_entry("vb", truth)?,
+        Some(Value::Data(data)) => map.serialize_entry("vd", &URL_SAFE_NO_PAD.encode(data))?,
+        None => {}
+    }
+    if let Some(sum) = latest.sum {
+        map.serialize_entry("s", &sum)?;
+    }
+    if let Some(length) = latest.full_length {
+        map.serialize_entry("full_length", &length)?;
+    }
+    Ok(())
+}
+
+struct DeviceChange<'a> {
+    slot: &'a Slot,
+    state: &'a State,
+}
+
+impl Serialize for DeviceChange<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", "device")?;
+        map.serialize_entry("device", self.slot.id.as_str())?;
+        facts(&mut map, self.slot, self.state)?;
+        if self.state.forgotten {
+            map.serialize_entry("forgotten", &true)?;
+        }
+        map.end()
+    }
+}
+
+struct ReadingsChange<'a> {
+    slot: &'a Slot,
+    state: &'a State,
+    since: u64,
+    filter: &'a Filter,
+}
+
+impl Serialize for ReadingsChange<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("type", "readings")?;
+        map.serialize_entry("device", self.slot.id.as_str())?;
+        map.serialize_entry("last_seen", &self.slot.last_seen())?;
+        map.serialize_entry("readings", &Records(self))?;
+        map.end()
+    }
+}
+
+struct Records<'a>(&'a ReadingsChange<'a>);
+
+impl Serialize for Records<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let change = self.0;
+        let news = change.state.readings.iter();
+        serializer.collect_seq(
+            news.filter(|latest| is_news(latest, change.since, change.filter)).map(Record),
+        )
+    }
+}

@@ -1,0 +1,423 @@
+//! The one task that owns [`Delivery`] and performs its actions through the ports.
+//!
+//! A turn takes in everything that is ready (device batches, PUBACKs, fsyncs), lets delivery
+//! decide once, performs what it says, and only then tells the connections. So one wake-up serves
+//! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
+//! cumulative ACK for all that was settled.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use prometheus_client::metrics::histogram::Histogram;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, timeout_at};
+
+use crate::core::batch::Loss;
+use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
+use crate::core::ids::{DeviceId, SessionId};
+use crate::core::senml::RejectCode;
+use crate::metrics::{self, Metrics};
+use crate::ports::{
+    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Link, Outbound,
+    Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
+};
+
+/// Device events taken in one turn at most; each is the burst of one connection.
+const EVENTS_PER_TURN: usize = 256;
+/// Uplink events taken in one turn at most.
+const ACKS_PER_TURN: usize = 4096;
+/// Turns without giving way to other tasks.
+const TURNS_PER_POLL: usize = 8;
+/// How often the engine looks at the time though nothing arrives.
+const TICK: Duration = Duration::from_millis(500);
+/// How long a stopping engine waits for PUBACKs before it spools what is in flight.
+const LAST_ACKS: Duration = Duration::from_secs(2);
+
+/// What the engine works with besides the uplink and the spool.
+pub struct Shared {
+    /// Unix time.
+    pub clock: Arc<dyn Clock>,
+    /// Memory for unsettled batches, shared with the connections.
+    pub budget: Arc<Budget>,
+    /// Dashboards.
+    pub feed: Arc<dyn Feed>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Shows that the engine turns.
+    pub pulse: Arc<Pulse>,
+}
+
+/// Counts the engine's turns, so that a watchdog can tell a stuck engine from an idle one.
+#[derive(Debug, Default)]
+pub struct Pulse(AtomicU64);
+
+impl Pulse {
+    /// Grows at least every half second while the engine works.
+    pub fn beats(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How a stopped engine left things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// Everything is settled.
+    Settled,
+    /// The grace time ran out first: what was not acknowledged is still with the devices.
+    Unsettled,
+}
+
+/// See the module's documentation.
+pub struct Engine<P, S> {
+    delivery: Delivery,
+    publisher: P,
+    spool: S,
+    inbox: mpsc::Receiver<DeviceEvent>,
+    events: Vec<DeviceEvent>,
+    links: HashMap<SessionId, Opened>,
+    shared: Shared,
+    ack_published: Histogram,
+    ack_spooled: Histogram,
+    started: Instant,
+    tick: Pin<Box<Sleep>>,
+    last_epoch: u64,
+    gaps: u64,
+    duplicates: u64,
+}
+
+struct Opened {
+    device: DeviceId,
+    link: Arc<Link>,
+    facts: Arc<DeviceFacts>,
+}
+
+impl<P: Publisher, S: Spool> Engine<P, S> {
+    /// An engine that goes on with what the spool holds.
+    pub fn new(
+        settings: Settings,
+        publisher: P,
+        spool: S,
+        inbox: mpsc::Receiver<DeviceEvent>,
+        shared: Shared,
+    ) -> Self {
+        let opened = spool.opened();
+        let ack = |path| shared.metrics.ack_seconds.get_or_create_owned(&metrics::Path { path });
+        let mut engine = Self {
+            delivery: Delivery::new(settings, opened.head, opened.tail, opened.progress),
+            publisher,
+            spool,
+            inbox,
+            events: Vec::with_capacity(EVENTS_PER_TURN),
+            links: HashMap::new(),
+            ack_published: ack("published"),
+            ack_spooled: ack("spooled"),
+            shared,
+            started: Instant::now(),
+            tick: Box::pin(tokio::time::sleep(TICK)),
+            last_epoch: 0,
+            gaps: 0,
+            duplicates: 0,
+        };
+        engine.report_losses(opened.losses);
+        engine
+    }
+
+    /// Works until every [`crate::ports::DeviceSender`] is gone, then settles what is left: waits
+    /// a moment for PUBACKs, spools the rest, and closes the uplink and the spool, all within
+    /// `grace`.
+    pub async fn run(mut self, grace: Duration) -> Stopped {
+        poll_fn(|cx| {
+            self.poll_until(cx, |engine| engine.inbox.is_closed() && engine.inbox.is_empty())
+        })
+        .await;
+        let deadline = Instant::now() + grace;
+        let last_acks = deadline.min(Instant::now() + LAST_ACKS.min(grace / 4));
+        let _ = timeout_at(last_acks, self.settled()).await;
+        self.delivery.stop(self.now());
+        self.perform();
+        let settled = timeout_at(deadline, self.settled()).await.is_ok();
+        // What is handed over is on the disk or still the devices' own: these two are politeness.
+        let _ = timeout_at(deadline, self.publisher.close()).await;
+        let _ = timeout_at(deadline, self.spool.close()).await;
+        if settled { Stopped::Settled } else { Stopped::Unsettled }
+    }
+
+    async fn settled(&mut self) {
+        poll_fn(|cx| self.poll_until(cx, |engine| engine.delivery.is_settled())).await;
+    }
+
+    fn poll_until(&mut self, cx: &mut Context<'_>, end: impl Fn(&Self) -> bool) -> Poll<()> {
+        for _ in 0..TURNS_PER_POLL {
+            let progress = self.turn(cx);
+            if end(self) {
+                return Poll::Ready(());
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes in what is ready and acts on it. Returns whether there was anything; where there was
+    /// not, every source will wake the task.
+    fn turn(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = self.now();
+        self.shared.pulse.0.fetch_add(1, Ordering::Relaxed);
+        let mut progress = false;
+        for _ in 0..ACKS_PER_TURN {
+            let Poll::Ready(event) = self.publisher.poll_event(cx) else { break };
+            self.uplink_event(event, now);
+            progress = true;
+        }
+        while let Poll::Ready(event) = self.spool.poll_event(cx) {
+            self.spool_event(event, now);
+            progress = true;
+        }
+        let mut events = std::mem::take(&mut self.events);
+        if let Poll::Ready(1..) = self.inbox.poll_recv_many(cx, &mut events, EVENTS_PER_TURN) {
+            for event in events.drain(..) {
+                self.device_event(event, now);
+            }
+            progress = true;
+        }
+        self.events = events;
+        if self.tick.as_mut().poll(cx).is_ready() {
+            progress = true;
+        }
+        if progress {
+            self.delivery.pump(self.publisher.room(), now);
+            self.perform();
+            self.set_tick(now);
+        }
+        progress
+    }
+
+    fn set_tick(&mut self, now: f64) {
+        let wait = self
+            .delivery
+            .next_wake(now)
+            .map_or(TICK, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(TICK).min(TICK));
+        let next = Instant::now() + wait;
+        // Moving a timer costs more than a wake-up that comes a little early.
+        if self.tick.is_elapsed() || next < self.tick.deadline() {
+            self.tick.as_mut().reset(next);
+        }
+    }
+
+    fn device_event(&mut self, event: DeviceEvent, now: f64) {
+        match event {
+            DeviceEvent::Opened { session, device, epoch, link, facts, welcome } => {
+                let drawn = self.draw_epoch();
+                let (epoch, acked) = self.delivery.open(session, &device, epoch, drawn);
+                // A connection that gave up meanwhile reports Closed next.
+                let _ = welcome.send(Resume { epoch, acked });
+                self.announce_device(&device, "online", facts.since, &facts);
+                self.links.insert(session, Opened { device, link, facts });
+                self.count_links();
+            }
+            DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
+            DeviceEvent::Closed { session } => {
+                let was_current = self.delivery.close(session, now);
+                let gone = self.links.remove(&session).filter(|_| was_current);
+                if let Some(Opened { device, facts, .. }) = gone {
+                    self.announce_device(&device, "offline", self.shared.clock.unix(), &facts);
+                }
+                self.count_links();
+            }
+        }
+    }
+
+    fn batches(&mut self, session: SessionId, batches: Vec<Submitted>, now: f64) {
+        let metrics = &self.shared.metrics;
+        metrics.batches_received.inc_by(batches.len() as u64);
+        for submitted in batches {
+            match submitted {
+                Submitted::Rejected(seq) => self.delivery.take_rejected(session, seq),
+                Submitted::Batch(batch) => {
+                    let weight = batch.weight();
+                    if self.delivery.take(session, batch.clone(), weight, now) {
+                        metrics.readings_received.inc_by(batch.readings.len() as u64);
+                        self.shared.feed.readings(&batch);
+                    } else {
+                        self.shared.budget.give_back(weight);
+                    }
+                }
+            }
+        }
+    }
+
+    fn uplink_event(&mut self, event: UplinkEvent, now: f64) {
+        match event {
+            UplinkEvent::Published(token) => self.delivery.published(token),
+            UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
+            UplinkEvent::Up { failed_attempts } => self.delivery.uplink_up(failed_attempts, now),
+            UplinkEvent::Down { cause, .. } => {
+                let cause = match cause {
+                    DownCause::ClosedByBroker => LostLink::ClosedByBroker,
+                    DownCause::PacketRefused => LostLink::PacketRefused,
+                    DownCause::Silent => LostLink::Silent,
+                };
+                self.delivery.uplink_down(cause, now);
+            }
+        }
+    }
+
+    fn spool_event(&mut self, event: SpoolEvent, now: f64) {
+        match event {
+            SpoolEvent::Durable { through } => self.delivery.durable(through),
+            SpoolEvent::Loaded { batches, next, losses } => {
+                self.report_losses(losses);
+                self.delivery.loaded(batches, next, now);
+            }
+            SpoolEvent::Evicted { through, losses } => {
+                self.report_losses(losses);
+                self.delivery.evicted(through);
+            }
+            SpoolEvent::Stalled { reason } => {
+                tracing::error!(%reason, "the spool cannot be written: devices are held back until it can");
+            }
+            SpoolEvent::Resumed => tracing::info!("the spool can be written again"),
+            SpoolEvent::Full(true) => {
+                tracing::warn!("the spool is full: devices are held back until there is room");
+            }
+            SpoolEvent::Full(false) => tracing::info!("the spool has room again"),
+        }
+    }
+
+    /// Performs what delivery decided and tells the connections.
+    fn perform(&mut self) {
+        let now = self.now();
+        let metrics = self.shared.metrics.clone();
+        let mut freed = 0;
+        let mut losses = Vec::new();
+        for action in self.delivery.actions() {
+            match action {
+                Action::Publish { token, batch, spooled } => {
+                    self.publisher.publish(token, &batch, spooled);
+                }
+                Action::Append { position, batch } => self.spool.append(position, batch),
+                Action::Load { from, max_bytes } => self.spool.load(from, max_bytes),
+                Action::Release { through } => self.spool.release(through),
+                Action::Settled { path, arrived, readings, freed: weight } => {
+                    freed += weight;
+                    match path {
+                        Path::Published => self.ack_published.observe(now - arrived),
+                        Path::Spooled => {
+                            self.ack_spooled.observe(now - arrived);
+                            metrics.readings_spooled.inc_by(readings);
+                        }
+                        Path::Refused => {}
+                    }
+                }
+                Action::Published { readings } => {
+                    metrics.readings_published.inc_by(readings);
+                }
+                Action::Lost(loss) => losses.push(loss),
+                Action::Reject { session, seq, reason } => {
+                    if let Some(opened) = self.links.get(&session) {
+                        let code = RejectCode::RefusedByBroker.code();
+                        opened.link.send(Outbound::Reject { seq, code, reason });
+                    }
+                }
+            }
+        }
+        if freed > 0 {
+            self.shared.budget.give_back(freed);
+        }
+        self.report_losses(losses);
+        let links = &self.links;
+        self.delivery.updates(|update| {
+            if let Some(opened) = links.get(&update.session) {
+                if update.repeat {
+                    opened.link.repeat_ack();
+                }
+                opened.link.settle(update.acked, update.finished);
+            }
+        });
+        let (gaps, duplicates) = self.delivery.counts();
+        metrics.sequence_gaps.inc_by(gaps - std::mem::replace(&mut self.gaps, gaps));
+        metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
+    }
+
+    /// Promise 1: a loss is counted, logged and published.
+    fn report_losses(&mut self, losses: Vec<Loss>) {
+        for loss in losses {
+            let reason = loss.reason.as_str();
+            self.shared
+                .metrics
+                .readings_lost
+                .get_or_create(&metrics::Reason { reason })
+                .inc_by(loss.readings);
+            let device = loss.device.as_ref().map(DeviceId::as_str);
+            tracing::error!(
+                device,
+                epoch = loss.epoch,
+                first_seq = loss.first_seq,
+                last_seq = loss.last_seq,
+                readings = loss.readings,
+                reason,
+                detail = loss.detail,
+                "readings are lost"
+            );
+            let mut record = json!({
+                "device": device,
+                "epoch": loss.epoch,
+                "first_seq": loss.first_seq,
+                "last_seq": loss.last_seq,
+                "readings": loss.readings,
+                "reason": reason,
+                "time": self.shared.clock.unix(),
+            });
+            if let (Some(detail), Some(record)) = (loss.detail, record.as_object_mut()) {
+                record.insert("detail".into(), detail.into());
+            }
+            self.announce("losses".into(), &record, false);
+        }
+    }
+
+    fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {
+        let status = json!({
+            "state": state,
+            "since": since,
+            "model": facts.model,
+            "firmware": facts.firmware,
+        });
+        self.announce(format!("devices/{device}/status"), &status, true);
+    }
+
+    fn announce(&mut self, topic: String, payload: &serde_json::Value, retain: bool) {
+        let payload = payload.to_string().into_bytes();
+        self.publisher.announce(Announcement { topic, payload, retain });
+    }
+
+    fn count_links(&self) {
+        let count = i64::try_from(self.links.len()).unwrap_or(i64::MAX);
+        self.shared.metrics.devices_connected.set(count);
+    }
+
+    /// An epoch for a connection that named none: unique and growing, also over restarts as long
+    /// as the clock does not go back.
+    fn draw_epoch(&mut self) -> u64 {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "milliseconds since 1970 fit, and a clock before it gives 0"
+        )]
+        let milliseconds = (self.shared.clock.unix() * 1000.0) as u64;
+        self.last_epoch = milliseconds.max(self.last_epoch + 1);
+        self.last_epoch
+    }
+
+    /// Seconds since the engine was made.
+    fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}

@@ -1,0 +1,310 @@
+//! Log entries for the journal, with every field of an event and of the spans around it as a field
+//! of its own.
+//!
+//! Sending to the journal takes 15 µs and blocks while journald is stopped, so a thread of its own
+//! does it, behind a bounded queue. When that is full, entries are dropped, counted, and the count
+//! is logged.
+
+use std::borrow::Cow;
+use std::fmt::{Debug, Write};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use log::kv::{self, Key, VisitSource};
+use systemd_journal_logger::JournalLog;
+use tracing::field::{Field, Visit};
+use tracing::span;
+use tracing::{Event, Subscriber};
+use tracing_log::{AsLog, NormalizeEvent};
+use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
+
+/// Entries that may wait.
+const QUEUE: usize = 1024;
+
+/// How long the end of the process waits for what is still queued.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// The `tracing` layer that hands entries to the thread.
+#[derive(Debug)]
+pub(super) struct JournalLayer {
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The thread's handle; waits for the queue when dropped.
+#[derive(Debug)]
+pub(super) struct Journal {
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Entry(Box<Entry>),
+    /// Answered by dropping it.
+    Flush {
+        _done: SyncSender<()>,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    level: log::Level,
+    target: Cow<'static, str>,
+    file: Option<&'static str>,
+    line: Option<u32>,
+    message: String,
+    fields: Fields,
+}
+
+/// Names and values; also what a span keeps for the events in it.
+#[derive(Debug, Clone, Default)]
+struct Fields(Vec<(&'static str, String)>);
+
+/// Connects to journald and starts the thread.
+///
+/// # Errors
+/// When journald is not there.
+pub(super) fn open() -> io::Result<(JournalLayer, Journal)> {
+    let log = JournalLog::empty()?.with_syslog_identifier("tidegate".to_owned());
+    start(move |record| {
+        // Nobody could be told, and the next entry may fare better.
+        let _ = log.journal_send(record);
+    })
+}
+
+fn start(send: impl Fn(&log::Record<'_>) + Send + 'static) -> io::Result<(JournalLayer, Journal)> {
+    let (queue, entries) = sync_channel(QUEUE);
+    let dropped = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&dropped);
+    std::thread::Builder::new()
+        .name("journal".to_owned())
+        .spawn(move || run(&entries, &counter, send))?;
+    let layer = JournalLayer { queue: queue.clone(), dropped: Arc::clone(&dropped) };
+    Ok((layer, Journal { queue, dropped }))
+}
+
+fn run(entries: &Receiver<Message>, dropped: &AtomicU64, send: impl Fn(&log::Record<'_>)) {
+    let mut told = 0;
+    for message in entries {
+        // A flush is answered by dropping its sender.
+        let Message::Entry(entry) = message else { continue };
+        entry.send(&send);
+        let total = dropped.load(Ordering::Relaxed);
+        if total > told {
+            let lost = Entry {
+                level: log::Level::Warn,
+                target: Cow::Borrowed(module_path!()),
+                file: None,
+                line: None,
+                message: format!("{} log entries dropped: the journal is too slow", total - told),
+                fields: Fields::default(),
+            };
+            lost.send(&send);
+            told = total;
+        }
+    }
+}
+
+impl Journal {
+    /// Entries that did not fit into the queue since the start.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        let (done, wait) = sync_channel(0);
+        let limit = Instant::now() + FLUSH;
+        let mut flush = Message::Flush { _done: done };
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(flush) {
+            if Instant::now() >= limit {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+            flush = back;
+        }
+        // The answer is that the other end goes.
+        let _ = wait.recv_timeout(limit.saturating_duration_since(Instant::now()));
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JournalLayer {
+    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = ctx.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
+        if let Some(span) = ctx.span(id) {
+            if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
+                values.record(fields);
+            }
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        for span in ctx.event_scope(event).into_iter().flatten() {
+            if let Some(more) = span.extensions().get::<Fields>() {
+                fields.0.extend(more.0.iter().cloned());
+            }
+        }
+        let meta = event.metadata();
+        // Set for records that came through the `log` crate; their own metadata is not static.
+        let normal = event.normalized_metadata();
+        let entry = Entry {
+            level: normal.as_ref().map_or(meta.level(), |m| m.level()).as_log(),
+            target: match &normal {
+                Some(normal) => Cow::Owned(normal.target().to_owned()),
+                None => Cow::Borrowed(meta.target()),
+            },
+            file: meta.file().filter(|_| normal.is_none()),
+            line: meta.line().filter(|_| normal.is_none()),
+            message: fields.take_message(),
+            fields,
+        };
+        if self.queue.try_send(Message::Entry(Box::new(entry))).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Entry {
+    fn send(&self, send: impl Fn(&log::Record<'_>)) {
+        let mut record = log::Record::builder();
+        record
+            .level(self.level)
+            .target(&self.target)
+            .file_static(self.file)
+            .line(self.line)
+            .key_values(&self.fields);
+        send(&record.args(format_args!("{}", self.message)).build());
+    }
+}
+
+impl Fields {
+    fn take_message(&mut self) -> String {
+        let found = self.0.iter().position(|(name, _)| *name == "message");
+        found.map_or(String::new(), |at| self.0.remove(at).1)
+    }
+
+    fn add(&mut self, field: &Field, value: String) {
+        // The `log` crate's own fields are in the metadata.
+        if !field.name().starts_with("log.") {
+            self.0.push((field.name(), value));
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{value:?}");
+        self.add(field, text);
+    }
+}
+
+impl kv::Source for Fields {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        self.0.iter().try_for_each(|(name, value)| {
+            visitor.visit_pair(Key::from_str(name), kv::Value::from(value.as_str()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    type Sent = Arc<Mutex<Vec<String>>>;
+
+    /// Writes records down as `LEVEL target message {fields}`.
+    fn note(sent: &Sent) -> impl Fn(&log::Record<'_>) + Send + 'static {
+        let sent = Arc::clone(sent);
+        move |record| {
+            struct Text(String);
+            impl<'kvs> VisitSource<'kvs> for Text {
+                fn visit_pair(
+                    &mut self,
+                    key: Key<'kvs>,
+                    value: kv::Value<'kvs>,
+                ) -> Result<(), kv::Error> {
+                    write!(self.0, " {key}={value}").map_err(kv::Error::from)
+                }
+            }
+            let mut text = Text(format!("{} {}", record.level(), record.args()));
+            record.key_values().visit(&mut text).unwrap();
+            sent.lock().unwrap().push(text.0);
+        }
+    }
+
+    #[test]
+    fn fields_of_the_event_and_of_its_spans_arrive_one_by_one() {
+        let sent = Sent::default();
+        let (layer, journal) = start(note(&sent)).unwrap();
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            let span =
+                tracing::info_span!("device", device = "kiln-3", late = tracing::field::Empty);
+            span.record("late", 1);
+            let _entered = span.enter();
+            tracing::warn!(seq = 7_u64, reason = %"full", "batch {} refused", 7);
+        });
+        drop(journal);
+        assert_eq!(
+            *sent.lock().unwrap(),
+            ["WARN batch 7 refused seq=7 reason=full device=kiln-3 late=1"]
+        );
+    }
+
+    #[test]
+    fn a_journal_that_hangs_costs_entries_and_they_are_counted() {
+        let sent = Sent::default();
+        let (gate, held) = sync_channel::<()>(0);
+        let write = note(&sent);
+        let held = Mutex::new(held);
+        let (layer, journal) = start(move |record| {
+            // Hangs until the gate's other end goes.
+            let _ = held.lock().unwrap().recv();
+            write(record);
+        })
+        .unwrap();
+        let surplus = 10;
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            // One more than the queue holds may be in the thread's hands.
+            for n in 0..=QUEUE + surplus {
+                tracing::info!(n, "entry");
+            }
+        });
+        let dropped = journal.dropped();
+        assert!((10..=11).contains(&dropped), "{dropped}");
+        drop(gate);
+        let limit = std::time::Instant::now() + Duration::from_secs(20);
+        let told = format!("WARN {dropped} log entries dropped: the journal is too slow");
+        while !sent.lock().unwrap().contains(&told) {
+            assert!(std::time::Instant::now() < limit);
+            std::thread::yield_now();
+        }
+        drop(journal);
+        let entries = sent.lock().unwrap().iter().filter(|e| e.starts_with("INFO")).count();
+        assert_eq!(entries as u64 + dropped, QUEUE as u64 + surplus as u64 + 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! What the operating system provides: clock, log, service manager, signals, certificates.
+
+pub mod clock;
+mod journal;
+pub mod logging;
+pub mod notify;
+pub mod signals;
+pub mod tls;

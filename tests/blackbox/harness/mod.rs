@@ -1,0 +1,87 @@
+//! What the black-box tests stand on: the real binary, a real mosquitto, and ends of our own for
+//! everything the gateway talks to. Nothing here uses tidegate's own encoders, so an error in them
+//! cannot hide.
+//!
+//! Every wait is for a condition and has a deadline; every process is ended when its owner is
+//! dropped, by its own handle; every server listens on 127.0.0.1.
+
+mod broker;
+mod device;
+mod gateway;
+mod http;
+mod load;
+mod mqtt;
+mod proxy;
+mod subscriber;
+
+pub(crate) use broker::Broker;
+pub(crate) use ciborium::Value;
+pub(crate) use device::{Connector, Device, FromGateway, Refusal, hello, pack, readings, record};
+pub(crate) use gateway::{Gateway, Setup};
+pub(crate) use http::{Response, raw};
+pub(crate) use load::Fleet;
+pub(crate) use proxy::{Mode, Proxy};
+pub(crate) use subscriber::Subscriber;
+
+use std::future::Future;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long any single expectation may take. Generous, because the machine may be busy; nothing
+/// waits for it unless something is wrong.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+
+/// Awaits `future`, or fails with `what`.
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    let output = tokio::time::timeout(DEADLINE, future).await;
+    output.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
+}
+
+/// Asks `holds` again and again until it answers true, or fails with `what`.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !holds().await {
+        assert!(started.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A port of 127.0.0.1 that is free now. Taken from below the range that the kernel uses for
+/// outgoing connections, and each one only once, so that nobody takes it in between.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u16 = 12_000;
+    const COUNT: u16 = 20_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let offset = u16::try_from(std::process::id() * 37 % u32::from(COUNT)).unwrap();
+    for _ in 0..COUNT {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + (offset + step) % COUNT;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Unix time in seconds.
+pub(crate) fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// The same JSON with every number as a float, so that `7` and `7.0` are one.
+pub(crate) fn as_floats(value: &serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Number(number) => number.as_f64().unwrap().into(),
+        serde_json::Value::Array(items) => items.iter().map(as_floats).collect(),
+        serde_json::Value::Object(map) => {
+            map.iter().map(|(key, value)| (key.clone(), as_floats(value))).collect()
+        }
+        other => other.clone(),
+    }
+}
+
+/// How much more the long modes do.
+pub(crate) fn long_factor() -> usize {
+    if std::env::var_os("TIDEGATE_LONG").is_some() { 20 } else { 1 }
+}

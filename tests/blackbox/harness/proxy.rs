@@ -1,0 +1,195 @@
+//! Stands between gateway and broker: a witness of every PUBLISH and PUBACK, and a source of
+//! faults that a broker killed or stopped cannot show.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+use super::mqtt::{self, Packet, Publish};
+use super::{DEADLINE, until};
+
+/// What the proxy does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Passes everything on.
+    Forward,
+    /// Passes everything on but the broker's PUBACKs, which it swallows.
+    SwallowAcks,
+    /// Accepts connections and is silent; so are those that it had.
+    HalfOpen,
+    /// Closes every connection at once.
+    Refuse,
+}
+
+/// One PUBLISH of the gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Witnessed {
+    /// Counts the gateway's connections.
+    pub(crate) connection: usize,
+    pub(crate) publish: Publish,
+    /// The reason code of the broker's PUBACK, 0 being success. Noted even when it was swallowed.
+    pub(crate) acked: Option<u8>,
+}
+
+impl Witnessed {
+    /// The payload as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.publish.payload).unwrap()
+    }
+}
+
+/// The proxy; ends with the runtime of its test.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    mode: Arc<watch::Sender<(Mode, u64)>>,
+    witnessed: Arc<Mutex<Vec<Witnessed>>>,
+    connections: watch::Receiver<usize>,
+}
+
+impl Proxy {
+    /// Starts one before the broker at `broker`.
+    pub(crate) async fn start(broker: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mode = Arc::new(watch::Sender::new((Mode::Forward, 0)));
+        let witnessed = Arc::new(Mutex::new(Vec::new()));
+        let (count, connections) = watch::channel(0);
+        let proxy = Self { port, mode: mode.clone(), witnessed: witnessed.clone(), connections };
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                count.send_modify(|count| *count += 1);
+                let connection = *count.borrow();
+                let link =
+                    Link { connection, mode: mode.subscribe(), witnessed: witnessed.clone() };
+                tokio::spawn(link.run(client, broker));
+            }
+        });
+        proxy
+    }
+
+    /// Changes what it does, for the connections it has as well. Those that a silence has held
+    /// end with it: what they hold is stale, and must not take the place of a newer connection.
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_modify(|(now, cut)| {
+            *cut += u64::from(*now == Mode::HalfOpen);
+            *now = mode;
+        });
+    }
+
+    /// Cuts every connection it has.
+    pub(crate) fn cut(&self) {
+        self.mode.send_modify(|state| state.1 += 1);
+    }
+
+    /// How many connections the gateway has made so far.
+    pub(crate) fn connections(&self) -> usize {
+        *self.connections.borrow()
+    }
+
+    /// Everything the gateway has published so far, in order.
+    pub(crate) fn witnessed(&self) -> Vec<Witnessed> {
+        self.witnessed.lock().unwrap().clone()
+    }
+
+    /// Those that are readings.
+    pub(crate) fn readings(&self) -> Vec<Witnessed> {
+        let mut all = self.witnessed();
+        all.retain(|seen| seen.publish.topic.contains("/readings"));
+        all
+    }
+
+    /// Waits until `holds` of what was published so far.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&[Witnessed]) -> bool) {
+        until(what, async || holds(&self.witnessed.lock().unwrap())).await;
+    }
+}
+
+#[derive(Clone)]
+struct Link {
+    connection: usize,
+    mode: watch::Receiver<(Mode, u64)>,
+    witnessed: Arc<Mutex<Vec<Witnessed>>>,
+}
+
+impl Link {
+    async fn run(mut self, client: TcpStream, broker: u16) {
+        let mut mode = self.mode.clone();
+        let (_, born) = *mode.borrow();
+        let ended = mode.wait_for(|(mode, cut)| *mode == Mode::Refuse || *cut != born);
+        let work = async {
+            self.ready().await;
+            let Ok(server) = TcpStream::connect(("127.0.0.1", broker)).await else { return };
+            let _ = client.set_nodelay(true);
+            let _ = server.set_nodelay(true);
+            let (client_in, client_out) = client.into_split();
+            let (server_in, server_out) = server.into_split();
+            let (level, levels) = watch::channel(4);
+            // Either end gone is the end of both, abruptly, as it is without a proxy.
+            tokio::select! {
+                _ = self.clone().upstream(client_in, server_out, level) => {}
+                _ = self.clone().downstream(server_in, client_out) => {}
+            }
+            drop(levels);
+        };
+        tokio::select! {
+            _ = ended => {}
+            () = work => {}
+        }
+    }
+
+    /// Waits out a silence.
+    async fn ready(&mut self) {
+        let _ = self.mode.wait_for(|(mode, _)| *mode != Mode::HalfOpen).await;
+    }
+
+    async fn upstream(
+        mut self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        level: watch::Sender<u8>,
+    ) -> std::io::Result<()> {
+        loop {
+            self.ready().await;
+            let packet = Packet::read(&mut from).await?;
+            self.ready().await;
+            match packet.kind() {
+                mqtt::CONNECT => drop(level.send(packet.level())),
+                mqtt::PUBLISH => {
+                    let publish = packet.publish(*level.borrow());
+                    let seen = Witnessed { connection: self.connection, publish, acked: None };
+                    self.witnessed.lock().unwrap().push(seen);
+                }
+                _ => {}
+            }
+            to.write_all(&packet.bytes).await?;
+        }
+    }
+
+    async fn downstream(
+        mut self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+    ) -> std::io::Result<()> {
+        loop {
+            let packet = Packet::read(&mut from).await?;
+            self.ready().await;
+            if packet.kind() == mqtt::PUBACK {
+                let (id, reason) = packet.puback();
+                let mut witnessed = self.witnessed.lock().unwrap();
+                let open = witnessed.iter_mut().find(|seen| {
+                    seen.connection == self.connection
+                        && seen.publish.packet_id == Some(id)
+                        && seen.acked.is_none()
+                });
+                open.expect("a PUBACK follows its PUBLISH").acked = Some(reason);
+            }
+            if packet.kind() == mqtt::PUBACK && self.mode.borrow().0 == Mode::SwallowAcks {
+                continue;
+            }
+            tokio::time::timeout(DEADLINE, to.write_all(&packet.bytes)).await??;
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The gateway as its neighbours see it: the real binary between devices, a real mosquitto and
+//! HTTP clients. One crate for all of it, so that it links once.
+
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod dashboard;
+#[cfg(test)]
+mod delivery;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod protocol;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod service;
+#[cfg(test)]
+mod session;
+#[cfg(test)]
+mod uplink;
