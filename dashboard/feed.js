@@ -1,1 +1,66 @@
+// The connection to the gateway: keeps it, notices at once when it is gone, and comes back.
 
+// The gateway says something each second; this much silence means that it is gone.
+const SILENCE = 4000;
+const FIRST_DELAY = 500;
+const LONGEST_DELAY = 15000;
+
+export class Feed {
+  #socket = null;
+  #delay = FIRST_DELAY;
+  #heard = 0;
+  #timer = 0;
+  #handlers;
+
+  // `handlers`: message(object), live(), lost(at, retryAt), both in milliseconds.
+  constructor(handlers) {
+    this.#handlers = handlers;
+    setInterval(() => this.#watch(), 1000);
+    addEventListener('online', () => this.retry());
+    document.addEventListener('visibilitychange', () => {
+      if (!document.hidden) this.#watch();
+    });
+    this.#open();
+  }
+
+  // Tries now instead of later. Does nothing while a connection stands or is being made.
+  retry() {
+    if (this.#socket) return;
+    this.#open();
+  }
+
+  #open() {
+    clearTimeout(this.#timer);
+    const scheme = location.protocol === 'https:' ? 'wss:' : 'ws:';
+    const socket = new WebSocket(`${scheme}//${location.host}/api/v1/stream`);
+    this.#socket = socket;
+    this.#heard = Date.now();
+    socket.onmessage = ({ data }) => {
+      this.#heard = Date.now();
+      const message = JSON.parse(data);
+      if (message.type === 'snapshot') {
+        this.#delay = FIRST_DELAY;
+        this.#handlers.live();
+      }
+      this.#handlers.message(message);
+    };
+    socket.onclose = () => this.#drop(socket);
+  }
+
+  #watch() {
+    if (this.#socket && Date.now() - this.#heard > SILENCE) this.#drop(this.#socket);
+  }
+
+  #drop(socket) {
+    if (this.#socket !== socket) return;
+    this.#socket = null;
+    socket.onmessage = null;
+    socket.onclose = null;
+    socket.close();
+    // Jitter, so that a thousand pages do not come back in the same instant.
+    const wait = this.#delay * (0.5 + Math.random());
+    this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
+    this.#timer = setTimeout(() => this.#open(), wait);
+    this.#handlers.lost(Date.now(), Date.now() + wait);
+  }
+}

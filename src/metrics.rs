@@ -170,6 +170,9 @@ impl Metrics {
         for reason in [EvictedSize, EvictedAge, Corrupt, Refused] {
             drop(self.readings_lost.get_or_create(&Reason { reason: reason.as_str() }));
         }
+        for code in ["malformed", "name", "records", "time", "refused"] {
+            drop(self.batches_rejected.get_or_create(&Code { code }));
+        }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));
         }
@@ -214,7 +217,11 @@ mod tests {
 
     #[test]
     fn every_name_that_the_outside_relies_on_is_there() {
-        let text = Metrics::new().classic_text();
+        let metrics = Metrics::new();
+        // These come with their first event.
+        metrics.connections_refused.get_or_create(&Reason { reason: "full" }).inc();
+        metrics.commands.get_or_create(&State { state: "done" }).inc();
+        let text = metrics.classic_text();
         for name in [
             "devices_connected gauge",
             "batches_received_total counter",
@@ -232,9 +239,9 @@ mod tests {
             "uplink_up gauge",
             "uplink_inflight gauge",
             "uplink_reconnects_total counter",
-            "ack_seconds histogram",
             "commands_total counter",
             "connections_refused_total counter",
+            "ack_seconds histogram",
             "viewers gauge",
         ] {
             let line = format!("# TYPE tidegate_{name}\n");
@@ -256,13 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn losses_by_reason_and_latencies_by_path_are_there_before_the_first() {
+    fn series_of_closed_sets_are_there_before_their_first_event() {
         let text = Metrics::new().text();
         for series in [
             "readings_lost_total{reason=\"evicted-size\"} 0",
             "readings_lost_total{reason=\"evicted-age\"} 0",
             "readings_lost_total{reason=\"corrupt\"} 0",
             "readings_lost_total{reason=\"refused\"} 0",
+            "batches_rejected_total{code=\"malformed\"} 0",
             "ack_seconds_count{path=\"published\"} 0",
             "ack_seconds_count{path=\"spooled\"} 0",
         ] {

@@ -409,3 +409,182 @@ impl Drop for Viewer {
         self.hub.leave();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::Value as Json;
+
+    use super::*;
+    use crate::core::batch::{Batch, Reading, Value};
+    use crate::dashboard::{Fleet, Limits};
+    use crate::ports::{Clock, DeviceFacts, Feed};
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn unix(&self) -> f64 {
+            1_763_800_000.0
+        }
+    }
+
+    fn hub(limits: Limits) -> Arc<Hub> {
+        Hub::new(Context {
+            gateway: "gw-1".into(),
+            version: "1".into(),
+            fleet: Arc::new(Fleet::with_limits(limits)),
+            health: Arc::default(),
+            metrics: Arc::default(),
+            clock: Arc::new(Stopped),
+            started: Instant::now(),
+            listening: Arc::default(),
+            allowed_hosts: vec![],
+        })
+    }
+
+    /// Ticks without a due status.
+    struct Ticker {
+        scratch: Vec<Arc<Slot>>,
+    }
+
+    impl Ticker {
+        fn tick(&mut self, hub: &Hub) {
+            let mut last = Some((tokio::time::Instant::now(), hub.urgent()));
+            hub.tick(&mut self.scratch, &mut last);
+        }
+    }
+
+    fn up(hub: &Hub, device: &str) {
+        let device = DeviceId::new(device).unwrap();
+        hub.context.fleet.device_up(&device, &DeviceFacts::default());
+    }
+
+    fn send(hub: &Hub, device: &str, value: f64) {
+        let reading = Reading {
+            name: "x".into(),
+            unit: None,
+            value: Some(Value::Number(value)),
+            sum: None,
+            time: value,
+            update_time: None,
+        };
+        let device = DeviceId::new(device).unwrap();
+        let readings = vec![reading];
+        let batch = Batch { device, epoch: 1, seq: None, received: value, readings };
+        hub.context.fleet.readings(&Arc::new(batch));
+    }
+
+    /// Everything the viewer has to send now.
+    fn drain(viewer: &mut Viewer) -> Vec<Json> {
+        let mut parts = Vec::new();
+        let mut messages = Vec::new();
+        while let Some(piece) = viewer.next() {
+            match piece {
+                Piece::Whole(text) => messages.push(text.to_string()),
+                Piece::First(bytes) | Piece::Middle(bytes) => parts.extend_from_slice(&bytes),
+                Piece::Last(bytes) => {
+                    parts.extend_from_slice(&bytes);
+                    messages.push(String::from_utf8(std::mem::take(&mut parts)).unwrap());
+                }
+            }
+        }
+        messages.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
+    }
+
+    fn news(viewer: &mut Viewer) -> Vec<Json> {
+        viewer.take();
+        drain(viewer)
+    }
+
+    #[test]
+    fn a_viewer_too_many_is_not_let_in_until_one_leaves() {
+        let hub = hub(Limits::default());
+        let first = hub.enter(Filter::default(), 2).unwrap();
+        let second = hub.enter(Filter::default(), 2);
+        assert!(second.is_some());
+        assert!(hub.enter(Filter::default(), 2).is_none());
+        drop(first);
+        assert_eq!(hub.context.metrics.viewers.get(), 1);
+        assert!(hub.enter(Filter::default(), 2).is_some());
+    }
+
+    #[test]
+    fn viewers_that_keep_pace_share_one_text() {
+        let hub = hub(Limits::default());
+        let mut ticker = Ticker { scratch: Vec::new() };
+        up(&hub, "a");
+        let mut viewers: Vec<_> =
+            (0..2).map(|_| hub.enter(Filter::default(), 9).unwrap()).collect();
+        for viewer in &mut viewers {
+            assert_eq!(drain(viewer).len(), 1);
+        }
+        send(&hub, "a", 1.0);
+        ticker.tick(&hub);
+        let texts: Vec<_> = viewers
+            .iter_mut()
+            .map(|viewer| {
+                viewer.take();
+                let Some(Piece::Whole(text)) = viewer.next() else { panic!("no message") };
+                text.as_ptr()
+            })
+            .collect();
+        assert_eq!(texts[0], texts[1]);
+    }
+
+    #[test]
+    fn a_viewer_that_missed_ticks_gets_each_newest_value_once() {
+        let hub = hub(Limits::default());
+        let mut ticker = Ticker { scratch: Vec::new() };
+        for device in ["a", "b", "c"] {
+            up(&hub, device);
+        }
+        let mut viewer = hub.enter(Filter::default(), 9).unwrap();
+        drain(&mut viewer);
+        for round in 1..=20_u32 {
+            send(&hub, "a", f64::from(round));
+            if round == 7 {
+                send(&hub, "b", 7.0);
+            }
+            ticker.tick(&hub);
+        }
+        let messages = news(&mut viewer);
+        let told: Vec<_> = messages
+            .iter()
+            .map(|m| (m["device"].as_str().unwrap(), m["readings"][0]["v"].as_f64().unwrap()))
+            .collect();
+        assert_eq!(told, [("a", 20.0), ("b", 7.0)]);
+        assert!(news(&mut viewer).is_empty());
+    }
+
+    #[test]
+    fn a_viewer_that_missed_a_removal_starts_over() {
+        let hub = hub(Limits { devices: 1, ..Limits::default() });
+        let mut ticker = Ticker { scratch: Vec::new() };
+        up(&hub, "a");
+        let mut viewer = hub.enter(Filter::default(), 9).unwrap();
+        drain(&mut viewer);
+        hub.context.fleet.device_down(&DeviceId::new("a").unwrap(), 1.0);
+        up(&hub, "b");
+        ticker.tick(&hub);
+        send(&hub, "b", 1.0);
+        ticker.tick(&hub);
+        let messages = news(&mut viewer);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(messages[0]["type"], "snapshot");
+        assert_eq!(messages[0]["devices"][0]["id"], "b");
+    }
+
+    #[test]
+    fn a_change_between_entering_and_the_first_tick_is_not_missed() {
+        let hub = hub(Limits::default());
+        let mut ticker = Ticker { scratch: Vec::new() };
+        up(&hub, "a");
+        let mut viewer = hub.enter(Filter::default(), 9).unwrap();
+        let snapshot = drain(&mut viewer);
+        assert_eq!(snapshot[0]["devices"][0]["readings"], serde_json::json!({}));
+        send(&hub, "a", 3.0);
+        ticker.tick(&hub);
+        assert_eq!(news(&mut viewer)[0]["readings"][0]["v"], 3.0);
+    }
+}

@@ -24,8 +24,8 @@ mod stream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
@@ -36,7 +36,7 @@ use self::hub::Hub;
 use crate::config;
 use crate::host::tls::{self, TlsError};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Health};
+use crate::ports::{Clock, Health, lock};
 
 /// What the dashboard shows, and what it needs for it.
 #[derive(Clone)]
@@ -90,10 +90,35 @@ pub enum DashboardError {
     Thread(io::Error),
 }
 
+/// The dashboard's certificate: where it is read from, and what new connections get.
+#[derive(Clone)]
+struct Certificates {
+    settings: config::Tls,
+    current: Arc<Mutex<TlsAcceptor>>,
+}
+
+impl Certificates {
+    fn load(settings: &config::Tls) -> Result<Self, TlsError> {
+        let current = Arc::new(Mutex::new(tls::server_config(settings)?.into()));
+        Ok(Self { settings: settings.clone(), current })
+    }
+
+    fn acceptor(&self) -> TlsAcceptor {
+        lock(&self.current).clone()
+    }
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Certificates").field(&self.settings).finish()
+    }
+}
+
 /// A running dashboard. Dropping it stops the dashboard without waiting.
 #[derive(Debug)]
 pub struct DashboardHandle {
     local_addr: SocketAddr,
+    tls: Option<Certificates>,
     signal: watch::Sender<Duration>,
     ended: oneshot::Receiver<bool>,
 }
@@ -103,6 +128,17 @@ impl DashboardHandle {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Reads the certificate's files again, for connections from now on. Open ones keep theirs.
+    ///
+    /// # Errors
+    /// When a file cannot be read or used; then the certificate stays what it was.
+    pub fn reload_certificates(&self) -> Result<(), DashboardError> {
+        if let Some(tls) = &self.tls {
+            *lock(&tls.current) = tls::server_config(&tls.settings)?.into();
+        }
+        Ok(())
     }
 
     /// Stops: accepts nothing more, says goodbye to the viewers, finishes the answers under way.
@@ -126,7 +162,7 @@ pub fn start(
 ) -> Result<DashboardHandle, DashboardError> {
     let listen = settings.listen;
     let bind = |source| DashboardError::Bind { listen, source };
-    let tls = settings.tls.as_ref().map(tls::server_config).transpose()?.map(TlsAcceptor::from);
+    let tls = settings.tls.as_ref().map(Certificates::load).transpose()?;
     let listener = TcpListener::bind(listen).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let local_addr = listener.local_addr().map_err(bind)?;
@@ -141,14 +177,15 @@ pub fn start(
     let (signal, stopping) = watch::channel(Duration::ZERO);
     let (end, ended) = oneshot::channel();
     let hub = Hub::new(context);
+    let certificates = tls.clone();
     std::thread::Builder::new()
         .name("dashboard".to_owned())
         .spawn(move || {
-            let in_time = runtime.block_on(server::run(listener, tls, hub, stopping));
+            let in_time = runtime.block_on(server::run(listener, certificates, hub, stopping));
             drop(runtime);
             // Nobody may be waiting.
             let _ = end.send(in_time);
         })
         .map_err(DashboardError::Thread)?;
-    Ok(DashboardHandle { local_addr, signal, ended })
+    Ok(DashboardHandle { local_addr, tls, signal, ended })
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::Certificates;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
@@ -52,7 +53,7 @@ impl Stopping {
 /// time that `signal` last said is over. Returns whether they had all ended.
 pub(super) async fn run(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Certificates>,
     hub: Arc<Hub>,
     signal: watch::Receiver<Duration>,
 ) -> bool {
@@ -74,7 +75,7 @@ pub(super) async fn run(
 
 async fn accept(
     listener: &TcpListener,
-    tls: Option<&TlsAcceptor>,
+    tls: Option<&Certificates>,
     router: &Router,
     stopping: &Stopping,
 ) {
@@ -101,7 +102,8 @@ async fn accept(
             }
             continue;
         };
-        let (tls, router, stopping) = (tls.cloned(), router.clone(), stopping.clone());
+        let (tls, router, stopping) =
+            (tls.map(Certificates::acceptor), router.clone(), stopping.clone());
         tokio::spawn(async move {
             connection(stream, tls, router, stopping).await;
             drop(place);

@@ -216,9 +216,7 @@ async fn a_broker_that_forgot_the_session_gets_what_it_did_not_acknowledge() {
     }
     bench
         .proxy
-        .until("all in flight", |seen| {
-            seen.iter().filter(|s| s.publish.topic.ends_with("/readings")).count() == 40
-        })
+        .until("all in flight", |seen| seen.iter().filter(|s| s.is_readings()).count() == 40)
         .await;
     bench.broker.kill();
     let before = bench.proxy.readings().len();
@@ -228,11 +226,7 @@ async fn a_broker_that_forgot_the_session_gets_what_it_did_not_acknowledge() {
     bench
         .proxy
         .until("all of them again", |seen| {
-            seen.iter()
-                .filter(|s| s.publish.topic.ends_with("/readings"))
-                .skip(before)
-                .filter(|s| s.acked == Some(0))
-                .count()
+            seen.iter().filter(|s| s.is_readings()).skip(before).filter(|s| s.accepted()).count()
                 >= 40
         })
         .await;
@@ -356,9 +350,7 @@ async fn what_sigterm_interrupts_is_spooled_and_arrives_after_the_restart() {
     }
     bench
         .proxy
-        .until("all in flight", |seen| {
-            seen.iter().filter(|s| s.publish.topic.ends_with("/readings")).count() == 30
-        })
+        .until("all in flight", |seen| seen.iter().filter(|s| s.is_readings()).count() == 30)
         .await;
     bench.gateway.stop().await;
     assert_eq!(device.closed().await, 1012);

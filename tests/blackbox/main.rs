@@ -14,6 +14,8 @@ mod protocol;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod selftest;
+#[cfg(test)]
 mod service;
 #[cfg(test)]
 mod session;

@@ -99,9 +99,7 @@ async fn no_ack_comes_before_the_puback() {
     device.reading(1, 1.0).await;
     bench
         .proxy
-        .until("the broker's PUBACK", |seen| {
-            seen.iter().any(|s| s.publish.topic.ends_with("/readings") && s.acked == Some(0))
-        })
+        .until("the broker's PUBACK", |seen| seen.iter().any(|s| s.is_readings() && s.accepted()))
         .await;
     let early = device.next_within(Duration::from_millis(300)).await;
     assert_eq!(early, None, "the gateway has no PUBACK");

@@ -121,20 +121,23 @@ async fn the_prefix_is_the_operators() {
 
 #[tokio::test]
 async fn user_name_and_password_are_sent() {
-    // The hash of "secret word" as mosquitto_passwd writes it would need that tool; an ACL that
-    // knows only the user name shows the name, and a broker without anonymous clients the rest.
-    let rules = "user gateway\ntopic readwrite tidegate/#\n";
-    let broker = Broker::start_with("acl_file {dir}/acl", &[("acl", rules)]).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let tool = std::process::Command::new("mosquitto_passwd")
+        .args(["-c", "-b"])
+        .arg(file.path())
+        .args(["gateway", "secret word"])
+        .output();
+    assert!(tool.unwrap().status.success(), "mosquitto_passwd comes with mosquitto");
+    let hashes = std::fs::read_to_string(file.path()).unwrap();
+    let options = "allow_anonymous false\npassword_file {dir}/passwords";
+    let broker = Broker::start_with(options, &[("passwords", &hashes)]).await;
     let mut gateway = Setup::new(broker.port)
         .set("mqtt.username", "gateway")
         .set("mqtt.password_file", "password")
         .prepare();
     std::fs::write(gateway.dir().join("password"), "secret word\n").unwrap();
     gateway.start().await;
-    let (mut device, _) = gateway.device("kiln-3").open(Some(7)).await;
-    device.reading(1, 1.0).await;
-    // Refused with REJECT if the broker took the gateway for somebody else.
-    device.acked(1).await;
+    gateway.until_uplink("connected").await;
     assert!(!gateway.log().contains("secret word"));
 }
 

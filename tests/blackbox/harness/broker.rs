@@ -29,6 +29,7 @@ impl Broker {
         }
         let port = free_port();
         let extra = extra.replace("{dir}", dir.path().to_str().unwrap());
+        // The last word of two on one setting is the one that holds.
         let defaults = "allow_anonymous true\nmax_queued_messages 0\nset_tcp_nodelay true\n";
         let user = if is_root() { "user root\n" } else { "" };
         let text = format!("listener {port} 127.0.0.1\n{user}{defaults}{extra}\n");

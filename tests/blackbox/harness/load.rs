@@ -85,7 +85,7 @@ impl Fleet {
             let witnessed = proxy.readings();
             let mut arrived: Vec<_> = witnessed
                 .iter()
-                .filter(|seen| seen.acked == Some(0))
+                .filter(|seen| seen.accepted())
                 .map(|seen| seen.publish.payload.as_slice())
                 .map(|payload| serde_json::from_slice::<serde_json::Value>(payload).unwrap())
                 .map(|json| (json["device"].to_string(), json["seq"].as_u64()))
@@ -128,7 +128,7 @@ fn balance(account: &Account, seen: &[&Witnessed]) -> u64 {
         assert!(seq <= highest + 1, "{id}: {seq} came before {}", highest + 1);
         repeated += u64::from(seq <= highest);
         highest = highest.max(seq);
-        acked[usize::try_from(seq).unwrap() - 1] |= witnessed.acked == Some(0);
+        acked[usize::try_from(seq).unwrap() - 1] |= witnessed.accepted();
     }
     let missing: Vec<_> = (1..).zip(&acked).filter(|(_, ok)| !**ok).map(|(seq, _)| seq).collect();
     assert!(missing.is_empty(), "{id}: acknowledged and never at the broker: {missing:?}");

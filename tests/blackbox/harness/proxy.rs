@@ -30,11 +30,21 @@ pub(crate) struct Witnessed {
     /// Counts the gateway's connections.
     pub(crate) connection: usize,
     pub(crate) publish: Publish,
-    /// The reason code of the broker's PUBACK, 0 being success. Noted even when it was swallowed.
+    /// The reason code of the broker's PUBACK. Noted even when it was swallowed.
     pub(crate) acked: Option<u8>,
 }
 
 impl Witnessed {
+    /// Whether the broker took it. A PUBACK may also say that nobody has subscribed (0x10).
+    pub(crate) fn accepted(&self) -> bool {
+        self.acked.is_some_and(|reason| reason < 0x80)
+    }
+
+    /// Whether it is a batch of readings.
+    pub(crate) fn is_readings(&self) -> bool {
+        self.publish.topic.contains("/readings")
+    }
+
     /// The payload as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.publish.payload).unwrap()
@@ -97,7 +107,7 @@ impl Proxy {
     /// Those that are readings.
     pub(crate) fn readings(&self) -> Vec<Witnessed> {
         let mut all = self.witnessed();
-        all.retain(|seen| seen.publish.topic.contains("/readings"));
+        all.retain(Witnessed::is_readings);
         all
     }
 

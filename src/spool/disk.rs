@@ -1,0 +1,122 @@
+//! What the spool asks of the file system besides its files: the lock, syncing folders, measuring.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+/// Holds `data_dir/lock` while it lives.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// Why the lock cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LockError {
+    /// Another process holds it.
+    #[error("process {holder} holds it")]
+    Held {
+        /// Its process id, as far as the file tells.
+        holder: String,
+    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Lock {
+    /// Takes the lock, or fails at once. The kernel gives it back when the process ends, however it
+    /// ends.
+    ///
+    /// # Errors
+    /// When it is held, or `path` cannot be opened and written.
+    pub(super) fn take(path: &Path) -> Result<Self, LockError> {
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let mut holder = String::new();
+                // Best effort: only for the message.
+                let _ = (&file).take(20).read_to_string(&mut holder);
+                let holder = holder.trim();
+                let holder = if holder.is_empty() { "unknown" } else { holder };
+                return Err(LockError::Held { holder: holder.into() });
+            }
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        // On a full disk the number is missing, and that is all.
+        let _ = file.set_len(0).and_then(|()| {
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        });
+        Ok(Self { _file: file })
+    }
+}
+
+/// Makes the entries of a folder durable.
+///
+/// # Errors
+/// When the disk refuses.
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Makes `dir` and whatever leads to it, durably.
+///
+/// # Errors
+/// When the disk refuses.
+pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        create_dir(parent)?;
+    }
+    fs::create_dir(dir)?;
+    sync_dir(parent.unwrap_or(Path::new(".")))
+}
+
+/// What `path` and everything below it take on the disk, in bytes: blocks, not lengths. What
+/// cannot be read counts nothing.
+#[must_use]
+pub(super) fn allocated(path: &Path) -> u64 {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
+    let below: u64 = if metadata.is_dir() {
+        fs::read_dir(path)
+            .map_or(0, |entries| entries.flatten().map(|entry| allocated(&entry.path())).sum())
+    } else {
+        0
+    };
+    metadata.blocks() * 512 + below
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_lock_is_refused_and_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = Lock::take(&path).unwrap();
+        let refusal = Lock::take(&path).unwrap_err().to_string();
+        assert_eq!(refusal, format!("process {} holds it", std::process::id()));
+        drop(first);
+        Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn folders_are_made_with_their_parents() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("a/b/c");
+        create_dir(&deep).unwrap();
+        create_dir(&deep).unwrap();
+        assert!(deep.is_dir());
+    }
+}

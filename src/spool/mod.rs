@@ -1,0 +1,215 @@
+//! The disk buffer that holds batches while the broker cannot take them.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `writer` | when to commit, what to do when the disk is full or refuses; its own thread |
+//! | `inbox`, `pace` | waking that thread rarely; how long a group gathers |
+//! | `catalog` | all generations, how far they are released, recovery |
+//! | `generation` | one folder: written through a database, read from its file |
+//! | `store` | the database: the only file that knows sled |
+//! | `chunk`, `record` | the bytes on the disk |
+//! | `marks`, `tally` | the two small files beside the databases |
+//! | `ages` | how old a batch is when the clock was wrong |
+//! | `disk` | lock, folders, sizes |
+//! | [`memory`] | a stand-in for tests, with faults to order |
+//!
+//! What a crash may do: batches that were added and not reported [`SpoolEvent::Durable`] may or may
+//! not be there after it. Batches that were released within the last 50 ms before it may come again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+mod ages;
+mod catalog;
+pub mod chunk;
+mod disk;
+mod generation;
+mod inbox;
+mod marks;
+pub mod memory;
+mod pace;
+pub mod record;
+mod store;
+mod tally;
+mod writer;
+
+use catalog::{Bounds, Catalog};
+use disk::{Lock, LockError};
+use inbox::{Command, Inbox};
+use writer::{Limits, Outside, Writer};
+
+use crate::config::SpoolSettings;
+use crate::core::batch::Batch;
+use crate::core::ids::Position;
+use crate::metrics::Metrics;
+use crate::ports::{Clock, Health, Opened, Spool, SpoolEvent};
+
+/// Sizes of a generation in bytes.
+const GENERATION_MIN: u64 = 256 * 1024;
+const GENERATION_MAX: u64 = 8 * 1024 * 1024;
+/// A full spool has about this many generations: what is evicted at a time.
+const GENERATIONS: u32 = 32;
+/// A generation spans this part of `max_age`, and a second at least.
+const AGE_PARTS: f64 = 16.0;
+/// How long dropping the spool without closing it waits for the thread.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// Another gateway uses the folder.
+    #[error(
+        "{} is held by process {holder}: another tidegate uses this data folder. Stop it, or give \
+         this one its own gateway.data_dir", path.display()
+    )]
+    InUse {
+        /// The lock file.
+        path: PathBuf,
+        /// The process that holds it.
+        holder: String,
+    },
+    /// The operating system refuses.
+    #[error(
+        "{}: {source}. The spool is kept below gateway.data_dir: that folder must exist or be \
+         possible to create, and this user must be able to write there", path.display()
+    )]
+    Unusable {
+        /// What was to be used.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+}
+
+/// The spool on sled. Its files are below `data_dir/spool`; see the module.
+#[derive(Debug)]
+pub struct SledSpool {
+    inbox: Arc<Inbox>,
+    events: mpsc::UnboundedReceiver<SpoolEvent>,
+    opened: Opened,
+    finished: std_mpsc::Receiver<()>,
+}
+
+/// Opens the spool below `data_dir`, making folders as needed, and starts its thread. Blocks while
+/// it reads what the last run left: milliseconds, up to about a second for a large spool that was
+/// never closed. Damage does not make it fail: what is lost is in [`Opened::losses`] or comes with
+/// [`SpoolEvent::Loaded`].
+///
+/// # Errors
+/// When another process uses the folder, or it cannot be read or written.
+pub fn open(
+    data_dir: &Path,
+    settings: &SpoolSettings,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+) -> Result<SledSpool, SpoolError> {
+    let unusable = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| SpoolError::Unusable { path, source }
+    };
+    let dir = data_dir.join("spool");
+    disk::create_dir(&dir).map_err(unusable(&dir))?;
+    let path = data_dir.join("lock");
+    let lock = Lock::take(&path).map_err(|error| match error {
+        LockError::Held { holder } => SpoolError::InUse { path, holder },
+        LockError::Io(source) => SpoolError::Unusable { path, source },
+    })?;
+    let bounds = Bounds {
+        bytes: (settings.max_bytes / u64::from(GENERATIONS)).clamp(GENERATION_MIN, GENERATION_MAX),
+        span: (settings.max_age.as_secs_f64() / AGE_PARTS).max(1.0),
+    };
+    let (catalog, recovered) = Catalog::open(&dir, bounds, clock.unix())
+        .map_err(|error| SpoolError::Unusable { path: error.path, source: error.source })?;
+    let opened = Opened {
+        head: catalog.head(),
+        tail: catalog.next(),
+        progress: recovered.progress,
+        losses: recovered.losses,
+    };
+    let inbox = Arc::new(Inbox::default());
+    let (sender, events) = mpsc::unbounded_channel();
+    let (finish, finished) = std_mpsc::channel();
+    let outside = Outside { events: sender.clone(), health: health.clone(), metrics, clock };
+    let limits = Limits::new(settings);
+    let mut writer = Writer::new(inbox.clone(), outside, catalog, limits);
+    health.set_spool(|spool| {
+        spool.open = true;
+        spool.fault = None;
+        spool.max_bytes = limits.max_bytes;
+    });
+    std::thread::Builder::new()
+        .name("spool".into())
+        .spawn(move || {
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                writer.run();
+                drop(writer);
+            }));
+            if ended.is_err() {
+                let reason = "the spool's thread has failed, which is a fault of tidegate: what \
+                              the broker does not take stays unacknowledged until a restart";
+                health.set_spool(|spool| {
+                    spool.open = false;
+                    spool.fault = Some(reason.into());
+                });
+                tracing::error!("{reason}");
+                // Nobody may be listening any more; likewise below.
+                let _ = sender.send(SpoolEvent::Stalled { reason: reason.into() });
+            }
+            drop(lock);
+            let _ = finish.send(());
+        })
+        .map_err(unusable(&dir))?;
+    Ok(SledSpool { inbox, events, opened, finished })
+}
+
+impl Spool for SledSpool {
+    fn opened(&self) -> Opened {
+        self.opened.clone()
+    }
+
+    fn append(&mut self, position: Position, batch: Arc<Batch>) {
+        self.inbox.send(Command::Append(position, batch));
+    }
+
+    fn load(&mut self, from: Position, max_bytes: usize) {
+        self.inbox.send(Command::Load(from, max_bytes));
+    }
+
+    fn release(&mut self, through: Position) {
+        self.inbox.release(through);
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<SpoolEvent> {
+        match self.events.poll_recv(cx) {
+            Poll::Ready(Some(event)) => Poll::Ready(event),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn close(&mut self) -> impl Future<Output = ()> {
+        let (answer, closed) = oneshot::channel();
+        self.inbox.send(Command::Close(answer));
+        async move {
+            // An error says that the thread has ended already.
+            let _ = closed.await;
+        }
+    }
+}
+
+impl Drop for SledSpool {
+    fn drop(&mut self) {
+        self.inbox.abandon();
+        // So that the folder can be opened again at once. On a disk that hangs there is no waiting.
+        let _ = self.finished.recv_timeout(DROP_PATIENCE);
+    }
+}
+
+#[cfg(test)]
+mod tests;

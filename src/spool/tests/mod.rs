@@ -1,0 +1,9 @@
+//! The spool as the engine sees it, on real disks: grouped by what may go wrong.
+
+mod basics;
+mod crash;
+mod damage;
+mod full_disk;
+mod limits;
+mod power_cut;
+mod support;

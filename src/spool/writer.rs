@@ -1,0 +1,436 @@
+//! The writer thread: gathers what the engine adds, commits it in groups, reads back, deletes.
+//!
+//! ```text
+//! Append ──► pending ──(pace)──► chunks ──► room? ──► insert, flush, sync ──► Durable
+//!                ▲                            │ no: evict or wait    │ failed: Stalled, each second
+//!                └────────────────────────────┴──────────────────────┘
+//! ```
+//!
+//! Nothing leaves `pending` before it is durable or released, whatever fails.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::catalog::Catalog;
+use super::chunk::{self, Chunk};
+use super::inbox::{Command, Inbox, Taken, WakeFor};
+use super::pace::Pace;
+use crate::config::{SpoolSettings, WhenFull};
+use crate::core::batch::{Batch, LossReason};
+use crate::core::ids::Position;
+use crate::metrics::Metrics;
+use crate::ports::{Clock, Health, SpoolEvent};
+
+/// Memory of the batches that are committed together at most; and no more than a generation.
+const GROUP_MAX: usize = 1024 * 1024;
+/// Between two attempts while the disk refuses.
+const RETRY: Duration = Duration::from_secs(1);
+/// How late `marks` may know of a release: what a kill makes come twice.
+const MARKS_LATE: Duration = Duration::from_millis(50);
+/// How long an empty database is kept, for the case that more comes.
+const LINGER: Duration = Duration::from_secs(1);
+/// How often the figures are shown while something happens, and while nothing does.
+const SHOW_BUSY: Duration = Duration::from_millis(100);
+const SHOW_QUIET: Duration = Duration::from_secs(1);
+/// What the disk may take for a value besides its own bytes, and for a commit.
+const VALUE_COST: u64 = 160;
+const COMMIT_COST: u64 = 64 * 1024;
+
+/// The limits that the operator set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes on the disk.
+    pub(super) max_bytes: u64,
+    /// Seconds.
+    pub(super) max_age: f64,
+    /// What happens at the limit.
+    pub(super) when_full: WhenFull,
+}
+
+impl Limits {
+    /// From the settings.
+    #[must_use]
+    pub(super) fn new(settings: &SpoolSettings) -> Self {
+        Self {
+            max_bytes: settings.max_bytes,
+            max_age: settings.max_age.as_secs_f64(),
+            when_full: settings.when_full,
+        }
+    }
+}
+
+/// Where the writer shows how it is doing.
+pub(super) struct Outside {
+    /// To the engine.
+    pub(super) events: mpsc::UnboundedSender<SpoolEvent>,
+    /// For the status page.
+    pub(super) health: Arc<Health>,
+    /// For the counters.
+    pub(super) metrics: Arc<Metrics>,
+    /// What time it is.
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// See the module.
+pub(super) struct Writer {
+    inbox: Arc<Inbox>,
+    out: Outside,
+    catalog: Catalog,
+    limits: Limits,
+    started: Instant,
+    now: Duration,
+    pending: VecDeque<(Position, Arc<Batch>)>,
+    pending_bytes: usize,
+    pending_since: Duration,
+    pace: Pace,
+    loads: VecDeque<(Position, usize)>,
+    loads_from: Duration,
+    stalled: Option<Duration>,
+    /// `block` holds the batches back; what the disk held when it began.
+    full: Option<u64>,
+    marks_due: Option<Duration>,
+    drained_since: Option<Duration>,
+    reclaim_from: Duration,
+    show_due: Duration,
+    changed: bool,
+    waiting: bool,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+impl Writer {
+    /// A writer for what `catalog` holds.
+    #[must_use]
+    pub(super) fn new(inbox: Arc<Inbox>, out: Outside, catalog: Catalog, limits: Limits) -> Self {
+        Self {
+            inbox,
+            out,
+            catalog,
+            limits,
+            started: Instant::now(),
+            now: Duration::ZERO,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            pending_since: Duration::ZERO,
+            pace: Pace::default(),
+            loads: VecDeque::new(),
+            loads_from: Duration::ZERO,
+            stalled: None,
+            full: None,
+            marks_due: None,
+            drained_since: None,
+            reclaim_from: Duration::ZERO,
+            show_due: Duration::ZERO,
+            changed: true,
+            waiting: false,
+            closing: None,
+        }
+    }
+
+    /// Works until it is closed or abandoned.
+    pub(super) fn run(&mut self) {
+        self.step();
+        loop {
+            let deadline = self.deadline().map(|at| self.started + at);
+            let wake = WakeFor {
+                appends: self.pending.is_empty() && self.stalled.is_none(),
+                releases: self.marks_due.is_none(),
+            };
+            let taken = self.inbox.take(deadline, wake);
+            if taken.abandoned {
+                return;
+            }
+            self.now = self.started.elapsed();
+            self.accept(taken);
+            self.step();
+            if let Some(answer) = self.closing.take() {
+                self.catalog.save_marks();
+                self.out.health.set_spool(|spool| spool.open = false);
+                // Nobody may be waiting any more.
+                let _ = answer.send(());
+                return;
+            }
+        }
+    }
+
+    fn accept(&mut self, taken: Taken) {
+        for command in taken.commands {
+            match command {
+                Command::Append(position, batch) => {
+                    if self.pending.is_empty() {
+                        self.pending_since = self.now;
+                    }
+                    self.pending_bytes += batch.weight();
+                    self.pending.push_back((position, batch));
+                    self.drained_since = None;
+                }
+                Command::Load(from, max_bytes) => self.loads.push_back((from, max_bytes)),
+                Command::Close(answer) => self.closing = Some(answer),
+            }
+        }
+        let Some(through) = taken.released.filter(|through| *through >= self.catalog.head()) else {
+            return;
+        };
+        while let Some((_, batch)) = self.pending.pop_front_if_released(through) {
+            self.pending_bytes -= batch.weight();
+        }
+        self.catalog.release(through);
+        self.changed = true;
+        self.marks_due.get_or_insert(self.now + MARKS_LATE);
+    }
+
+    fn step(&mut self) {
+        let wall = self.out.clock.unix();
+        if self.catalog.ages.observe(self.now.as_secs_f64(), wall, self.catalog.next()) {
+            self.catalog.save_marks();
+        }
+        self.load(wall);
+        // First what gives room, then what takes it.
+        self.evict_old(wall);
+        self.reclaim(wall);
+        self.commit(wall);
+        if self.marks_due.is_some_and(|due| due <= self.now) {
+            self.marks_due = None;
+            self.catalog.save_marks();
+        }
+        if self.show_due <= self.now || self.closing.is_some() {
+            self.show(wall);
+        }
+    }
+
+    /// When something is to be done that nobody asks for.
+    fn deadline(&self) -> Option<Duration> {
+        let commit = match (self.stalled, self.full) {
+            _ if self.pending.is_empty() => self.stalled,
+            (Some(retry), _) => Some(retry),
+            (None, Some(_)) => None,
+            (None, None) => Some(self.pace.due(self.pending_since, self.pending_bytes)),
+        };
+        let load = (!self.loads.is_empty()).then_some(self.loads_from);
+        let reclaim = self
+            .drained_since
+            .filter(|_| !self.catalog.is_empty())
+            .map(|since| (since + LINGER).max(self.reclaim_from));
+        let show = (self.changed || self.waiting).then_some(self.show_due);
+        [commit, load, reclaim, self.marks_due, show].into_iter().flatten().min()
+    }
+
+    fn send(&self, event: SpoolEvent) {
+        // Nobody listens any more: the end is near.
+        let _ = self.out.events.send(event);
+    }
+
+    fn load(&mut self, wall: f64) {
+        while let Some(&(from, max_bytes)) =
+            self.loads.front().filter(|_| self.loads_from <= self.now)
+        {
+            match self.catalog.load(from, max_bytes, wall) {
+                Ok(loaded) => {
+                    self.loads.pop_front();
+                    self.changed |= !loaded.losses.is_empty();
+                    self.send(SpoolEvent::Loaded {
+                        batches: loaded.batches,
+                        next: loaded.next,
+                        losses: loaded.losses,
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the spool cannot be read, trying again");
+                    self.loads_from = self.now + RETRY;
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, wall: f64) {
+        while !self.pending.is_empty() {
+            let due = match self.stalled {
+                Some(retry) => retry,
+                None => self.pace.due(self.pending_since, self.pending_bytes),
+            };
+            let held = self.full.is_some_and(|used| self.catalog.used() >= used);
+            if held || (due > self.now && self.closing.is_none()) {
+                return;
+            }
+            let group = self.take_group();
+            let chunks = chunk::build(&group, self.catalog.head(), self.catalog.next());
+            let result = match self.make_room(cost(&chunks), wall) {
+                Ok(true) => {
+                    self.pace.committed(self.now);
+                    self.catalog.commit(chunks, &group).map_err(|error| error.to_string())
+                }
+                Ok(false) => return self.put_back(group),
+                Err(error) => Err(error),
+            };
+            self.changed = true;
+            match (result, group.last()) {
+                (Ok(()), Some(&(through, _))) => {
+                    self.resume();
+                    self.send(SpoolEvent::Durable { through });
+                }
+                (Ok(()), None) => {}
+                (Err(error), _) => {
+                    self.put_back(group);
+                    return self.stall(&error);
+                }
+            }
+            self.now = self.started.elapsed();
+            self.pending_since = self.now;
+        }
+        if self.full.take().is_some() {
+            self.send(SpoolEvent::Full(false));
+        }
+        if self.stalled.is_some_and(|retry| retry <= self.now) {
+            // Nothing is left to write; whether it would work shows with the next batch.
+            self.resume();
+        }
+    }
+
+    fn take_group(&mut self) -> Vec<(Position, Arc<Batch>)> {
+        let mut bytes = 0;
+        let mut group = Vec::new();
+        let generation = usize::try_from(self.catalog.bounds().bytes).unwrap_or(GROUP_MAX);
+        while bytes < GROUP_MAX.min(generation) {
+            let Some((position, batch)) = self.pending.pop_front() else { break };
+            bytes += batch.weight();
+            group.push((position, batch));
+        }
+        self.pending_bytes -= bytes;
+        group
+    }
+
+    fn put_back(&mut self, group: Vec<(Position, Arc<Batch>)>) {
+        for (position, batch) in group.into_iter().rev() {
+            self.pending_bytes += batch.weight();
+            self.pending.push_front((position, batch));
+        }
+    }
+
+    /// Sees to it that `need` more bytes are within the limit. Not, where the engine has to wait.
+    fn make_room(&mut self, need: u64, wall: f64) -> Result<bool, String> {
+        while !self.catalog.is_empty() && self.catalog.used() + need > self.limits.max_bytes {
+            let before = self.catalog.used();
+            if !self.catalog.drop_damaged() {
+                self.catalog.reclaim(false, wall).map_err(|error| error.to_string())?;
+            }
+            if self.catalog.used() < before {
+                continue;
+            }
+            match self.limits.when_full {
+                WhenFull::DropOldest => self.evict(LossReason::EvictedSize, wall)?,
+                WhenFull::Block => {
+                    if self.full.replace(before).is_none() {
+                        tracing::warn!(
+                            bytes = before,
+                            "the spool is full: devices are not read from until there is room"
+                        );
+                        self.send(SpoolEvent::Full(true));
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        if self.full.take().is_some() {
+            self.send(SpoolEvent::Full(false));
+        }
+        Ok(true)
+    }
+
+    fn evict(&mut self, reason: LossReason, wall: f64) -> Result<(), String> {
+        let evicted = self.catalog.evict(reason, wall).map_err(|error| error.to_string())?;
+        self.changed = true;
+        if let Some((through, losses)) = evicted {
+            self.send(SpoolEvent::Evicted { through, losses });
+        }
+        Ok(())
+    }
+
+    fn evict_old(&mut self, wall: f64) {
+        while self.reclaim_from <= self.now
+            && self
+                .catalog
+                .oldest_generation_received()
+                .is_some_and(|received| wall - received > self.limits.max_age)
+        {
+            if let Err(error) = self.evict(LossReason::EvictedAge, wall) {
+                tracing::warn!(error, "batches that are too old cannot be deleted yet");
+                self.reclaim_from = self.now + RETRY;
+            }
+        }
+    }
+
+    fn reclaim(&mut self, wall: f64) {
+        let drained = self.catalog.is_drained() && self.pending.is_empty();
+        self.drained_since = drained.then(|| self.drained_since.unwrap_or(self.now));
+        if self.reclaim_from > self.now {
+            return;
+        }
+        let lingered = self.drained_since.is_some_and(|since| self.now >= since + LINGER);
+        let keep_open = self.full.is_none() && !lingered;
+        if let Err(error) = self.catalog.reclaim(keep_open, wall) {
+            tracing::warn!(%error, "what is published cannot be deleted from the spool yet");
+            self.reclaim_from = self.now + RETRY;
+        }
+    }
+
+    fn stall(&mut self, error: &str) {
+        let first = self.stalled.replace(self.now + RETRY).is_none();
+        let reason = format!(
+            "the spool cannot be written: {error}. Batches that the broker has not taken are not \
+             acknowledged meanwhile; trying again every second"
+        );
+        self.out.health.set_spool(|spool| spool.fault = Some(reason.clone()));
+        if first {
+            tracing::error!("{reason}");
+            self.send(SpoolEvent::Stalled { reason });
+        }
+    }
+
+    fn resume(&mut self) {
+        if self.stalled.take().is_some() {
+            self.out.health.set_spool(|spool| spool.fault = None);
+            tracing::info!("the spool can be written again");
+            self.send(SpoolEvent::Resumed);
+        }
+    }
+
+    fn show(&mut self, wall: f64) {
+        let totals = self.catalog.totals();
+        let bytes = self.catalog.used();
+        self.waiting = totals.batches > 0;
+        self.show_due = self.now + if self.changed { SHOW_BUSY } else { SHOW_QUIET };
+        self.changed = false;
+        self.out.health.set_spool(|spool| {
+            spool.open = true;
+            spool.batches = totals.batches;
+            spool.readings = totals.readings;
+            spool.bytes = bytes;
+            spool.max_bytes = self.limits.max_bytes;
+            spool.oldest = totals.oldest;
+        });
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let metrics = &self.out.metrics;
+        metrics.spool_bytes.set(gauge(bytes));
+        metrics.spool_batches.set(gauge(totals.batches));
+        metrics.spool_oldest.set(totals.oldest.map_or(0.0, |oldest| (wall - oldest).max(0.0)));
+    }
+}
+
+/// What the disk will take at most for `chunks`.
+fn cost(chunks: &[Chunk]) -> u64 {
+    let values = chunks.iter().flat_map(|chunk| &chunk.values);
+    values.map(|value| value.len() as u64 + VALUE_COST).sum::<u64>() + COMMIT_COST
+}
+
+trait PopReleased {
+    fn pop_front_if_released(&mut self, through: Position) -> Option<(Position, Arc<Batch>)>;
+}
+
+impl PopReleased for VecDeque<(Position, Arc<Batch>)> {
+    fn pop_front_if_released(&mut self, through: Position) -> Option<(Position, Arc<Batch>)> {
+        let released = self.front().is_some_and(|(position, _)| *position <= through);
+        if released { self.pop_front() } else { None }
+    }
+}

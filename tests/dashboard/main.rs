@@ -1,0 +1,10 @@
+//! The dashboard over real sockets: every route, the feed, and what it refuses.
+
+// What goes wrong in a helper fails the test that called it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod api;
+mod feed;
+mod refusals;
+mod support;
+mod tls;
