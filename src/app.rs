@@ -149,7 +149,7 @@ impl Gateway {
         let spool = spool::open(
             &settings.gateway.data_dir,
             &settings.spool,
-            health,
+            health.clone(),
             metrics.clone(),
             clock.clone(),
         )?;
@@ -166,6 +166,7 @@ impl Gateway {
                 budget: budget.clone(),
                 feed: fleet.clone(),
                 metrics: metrics.clone(),
+                health,
                 pulse: pulse.clone(),
             },
         );

@@ -24,7 +24,7 @@ use crate::core::ids::{DeviceId, SessionId};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
-    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Link, Outbound,
+    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Outbound,
     Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
 };
 
@@ -49,6 +49,8 @@ pub struct Shared {
     pub feed: Arc<dyn Feed>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// State for status pages.
+    pub health: Arc<Health>,
     /// Shows that the engine turns.
     pub pulse: Arc<Pulse>,
 }
@@ -237,7 +239,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
 
     fn batches(&mut self, session: SessionId, batches: Vec<Submitted>, now: f64) {
         let metrics = &self.shared.metrics;
-        metrics.batches_received.inc_by(batches.len() as u64);
         for submitted in batches {
             match submitted {
                 Submitted::Rejected(seq) => self.delivery.take_rejected(session, seq),
@@ -356,6 +357,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 .readings_lost
                 .get_or_create(&metrics::Reason { reason })
                 .inc_by(loss.readings);
+            self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
             let device = loss.device.as_ref().map(DeviceId::as_str);
             tracing::error!(
                 device,

@@ -31,6 +31,20 @@ label!(Code, code);
 label!(Path, path);
 label!(State, state);
 
+/// Why a connection may be refused before the upgrade.
+pub const REFUSALS: [&str; 10] = [
+    "bad-handshake",
+    "unauthorized",
+    "origin",
+    "path",
+    "method",
+    "plain-http",
+    "version",
+    "address-limit",
+    "full",
+    "stopping",
+];
+
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -170,8 +184,14 @@ impl Metrics {
         for reason in [EvictedSize, EvictedAge, Corrupt, Refused] {
             drop(self.readings_lost.get_or_create(&Reason { reason: reason.as_str() }));
         }
-        for code in ["malformed", "name", "records", "time", "refused"] {
+        for code in ["1", "2", "3", "4", "5"] {
             drop(self.batches_rejected.get_or_create(&Code { code }));
+        }
+        for reason in REFUSALS {
+            drop(self.connections_refused.get_or_create(&Reason { reason }));
+        }
+        for state in ["queued", "delivered", "done", "failed", "expired", "rejected"] {
+            drop(self.commands.get_or_create(&State { state }));
         }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));

@@ -37,7 +37,7 @@ mod keys;
 mod machine;
 mod plants;
 
-/// How long after the start `--outage` begins.
+/// How long after the start `--outage` begins; sooner where `--for` leaves less time.
 const OUTAGE_AFTER: Duration = Duration::from_secs(10);
 /// How long the key takes the broker away.
 const OUTAGE_BY_KEY: Duration = Duration::from_secs(20);
@@ -116,7 +116,7 @@ async fn demo(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let end = args.duration.unwrap_or(Duration::MAX);
     let mut end = std::pin::pin!(tokio::time::sleep(end));
-    let outage = if args.outage.is_some() { OUTAGE_AFTER } else { Duration::MAX };
+    let outage = args.duration.map_or(OUTAGE_AFTER, |time| OUTAGE_AFTER.min(time / 3));
     let mut outage = std::pin::pin!(tokio::time::sleep(outage));
     let mut planned = args.outage;
     let mut tick = tokio::time::interval(TICK);
@@ -159,7 +159,7 @@ impl Stage {
     async fn set_up(args: &Args) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("where is this program?")?;
         let folder = Folder::new(args.data.as_deref())?;
-        let (arrivals, sender) = Arrivals::new();
+        let (mut arrivals, sender) = Arrivals::new();
 
         let progress = Progress::start("broker");
         let listen = free(args.broker_port)?;
@@ -180,6 +180,7 @@ impl Stage {
 
         let progress = Progress::start("devices");
         let devices = Devices::start(&format!("ws://{devices_at}"))?;
+        arrivals.expect(devices.runs());
         devices.connected(READY_WITHIN).await?;
         progress.done(&devices.len());
 

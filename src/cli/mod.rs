@@ -68,7 +68,7 @@ enum Command {
     /// Show how a running gateway is doing.
     Status(status::Args),
     /// Simulate devices, for trying and for load.
-    Simulate(simulate::Args),
+    Simulate(Box<simulate::Args>),
     /// Show everything on this machine: gateway, broker, devices, dashboard.
     #[cfg(feature = "demo")]
     Demo(demo::Args),

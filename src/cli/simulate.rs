@@ -69,7 +69,7 @@ pub(super) struct Args {
     /// Be this one device
     #[arg(long, conflicts_with_all = ["tokens", "devices"])]
     device: Option<String>,
-    /// The token of every device [default: $TIDEGATE_TOKEN, where set]
+    /// The token of every device [default: `$TIDEGATE_TOKEN`, where set]
     #[arg(long, conflicts_with = "tokens")]
     token: Option<String>,
     /// Device ids are this and a number from 1 on

@@ -37,18 +37,14 @@ pub fn config(
     identity: Option<(&Path, &Path)>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let mut roots = RootCertStore::empty();
-    match ca {
-        Some(ca) => {
-            for certificate in certificates(ca)? {
-                roots.add(certificate)?;
-            }
+    if let Some(ca) = ca {
+        for certificate in certificates(ca)? {
+            roots.add(certificate)?;
         }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            let (usable, _) = roots.add_parsable_certificates(found.certs);
-            if usable == 0 {
-                return Err(TlsError::NoRoots);
-            }
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        if roots.add_parsable_certificates(found.certs).0 == 0 {
+            return Err(TlsError::NoRoots);
         }
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))

@@ -1,4 +1,4 @@
-//! What arrived at the broker, counted once each.
+//! What arrived at the broker from the demo's own devices, counted once each.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,8 @@ use super::child::Arrival;
 /// Lines of the broker that wait to be counted.
 const WAITING: usize = 1024;
 
-/// Counts batches by device and epoch. A number that is not above the last is a duplicate, or out
+/// Counts batches by device and epoch, of the demo's own devices only: others may join in. A number
+/// that is not above the last is a duplicate, or out
 /// of order where it had been skipped.
 #[derive(Debug)]
 pub(super) struct Arrivals {
@@ -40,6 +41,11 @@ impl Arrivals {
             out_of_order: 0,
         };
         (arrivals, sender)
+    }
+
+    /// These are the demo's own devices and their epochs. Nothing of others is counted.
+    pub(super) fn expect(&mut self, own: impl Iterator<Item = (String, u64)>) {
+        self.runs = own.map(|key| (key, Run::default())).collect();
     }
 
     /// Where to send what arrives.
@@ -89,7 +95,7 @@ impl Arrivals {
     }
 
     fn count(&mut self, arrival: Arrival) {
-        let run = self.runs.entry((arrival.device, arrival.epoch)).or_default();
+        let Some(run) = self.runs.get_mut(&(arrival.device, arrival.epoch)) else { return };
         if arrival.seq > run.last {
             run.skipped.extend(run.last + 1..arrival.seq);
             run.last = arrival.seq;
@@ -111,7 +117,9 @@ mod tests {
     #[tokio::test]
     async fn each_batch_counts_once_and_disorder_is_seen() {
         let (mut arrivals, sender) = Arrivals::new();
-        for (device, seq) in [("a", 1), ("a", 2), ("b", 1), ("a", 2), ("a", 5), ("a", 3), ("a", 3)]
+        arrivals.expect(["a", "b"].map(|device| (device.to_owned(), 7)).into_iter());
+        for (device, seq) in
+            [("visitor", 1), ("a", 1), ("a", 2), ("b", 1), ("a", 2), ("a", 5), ("a", 3), ("a", 3)]
         {
             let arrival = Arrival { device: device.into(), epoch: 7, seq, readings: 1 };
             sender.send(arrival).await.unwrap();

@@ -55,7 +55,11 @@ pub(in crate::cli) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (mut link_tx, link_rx) = broker.link("demo").context("no link into the broker")?;
     link_tx.subscribe(READINGS).context("the broker's own subscription failed")?;
     std::thread::Builder::new().name("arrivals".into()).spawn(move || report(link_rx))?;
-    std::thread::Builder::new().name("rumqttd".into()).spawn(move || broker.start())?;
+    std::thread::Builder::new().name("rumqttd".into()).spawn(move || {
+        if let Err(error) = broker.start() {
+            eprintln!("rumqttd: {error}");
+        }
+    })?;
     let (ended_tx, ended) = oneshot::channel();
     std::thread::Builder::new().name("stdin".into()).spawn(move || {
         wait_for_end(std::io::stdin().lock());

@@ -25,6 +25,7 @@ const DROP_OUT_EVERY: f64 = 90.0;
 #[derive(Debug)]
 pub(super) struct Devices {
     clients: Vec<Arc<Client>>,
+    runs: Vec<(String, u64)>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -40,8 +41,12 @@ impl Devices {
     /// Starts all of them against the gateway at `url`.
     pub(super) fn start(url: &str) -> anyhow::Result<Self> {
         let zone = zone();
-        let mut devices =
-            Self { clients: Vec::new(), tasks: JoinSet::new(), stop: CancellationToken::new() };
+        let mut devices = Self {
+            clients: Vec::new(),
+            runs: Vec::new(),
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+        };
         for plant in all() {
             let client = devices.client(url, plant.id(), plant.model())?;
             devices.tasks.spawn(simulated(client, plant, zone, devices.stop.clone()));
@@ -59,8 +64,14 @@ impl Devices {
         let (client, connection) = Client::start(options)?;
         tokio::spawn(connection);
         let client = Arc::new(client);
+        self.runs.push((id.to_owned(), client.epoch()));
         self.clients.push(Arc::clone(&client));
         Ok(client)
+    }
+
+    /// Their ids and epochs.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        self.runs.iter().cloned()
     }
 
     /// How many there are.
@@ -115,6 +126,8 @@ async fn simulated(
 ) {
     let mut pace = Pace::new(plant.period());
     let work = async {
+        // The time of the first readings is the gateway's.
+        let _ = client.connected().await;
         loop {
             let elapsed = pace.next().await;
             let readings = plant.measure(Moment { unix: client.now(), zone, elapsed });
@@ -132,6 +145,7 @@ async fn real(client: Arc<Client>, stop: CancellationToken) {
     let mut machine = Machine::new();
     let mut pace = Pace::new(MACHINE_PERIOD);
     let work = async {
+        let _ = client.connected().await;
         loop {
             let elapsed = pace.next().await;
             let readings = machine.measure(client.now(), elapsed);

@@ -17,12 +17,12 @@ pub(super) struct Folder {
 impl Folder {
     /// Uses `data` and keeps it, or makes a temporary one.
     pub(super) fn new(data: Option<&Path>) -> anyhow::Result<Self> {
-        let (path, keep) = match data {
-            Some(path) => (std::path::absolute(path)?, true),
-            None => {
-                let name = format!("tidegate-demo-{:016x}", rand::random::<u64>());
-                (std::env::temp_dir().join(name), false)
-            }
+        let keep = data.is_some();
+        let path = if let Some(path) = data {
+            std::path::absolute(path)?
+        } else {
+            let name = format!("tidegate-demo-{:016x}", rand::random::<u64>());
+            std::env::temp_dir().join(name)
         };
         DirBuilder::new()
             .recursive(keep)

@@ -14,6 +14,8 @@ use crate::client::{BadOptions, Client, Event, Options, Stopped};
 
 /// Batches handed over before events are looked at again.
 const BURST: u64 = 256;
+/// How long a device that connects for the first time counts against `--connecting`.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// What every device of a run does.
 #[derive(Debug)]
@@ -58,11 +60,14 @@ pub(super) async fn run(options: Options, number: usize, common: Common) -> Resu
         common,
     };
     let work = async move {
+        // A device that has to try again does not hold up those that have not tried yet.
+        let _ = tokio::time::timeout(FIRST_ATTEMPT, device.client.connected()).await;
+        drop(permit);
         let greeted = tokio::select! {
+            biased;
             connected = device.client.connected() => connected,
             () = device.common.stop.cancelled() => Ok(()),
         };
-        drop(permit);
         match greeted {
             Ok(()) => device.work().await,
             Err(error) => device.gave_up(&error),

@@ -71,7 +71,7 @@ async fn malformed_packs_are_refused_and_nothing_else_is() {
         simulated("--devices 2 --rate 0 --count 100 --malformed 1").await;
     assert!(success, "{summary:?}");
     assert_eq!((summary.sent, summary.acked), (200, 0), "{summary:?}");
-    assert_eq!(summary.rejected as usize, ledger.rejected);
+    assert_eq!(summary.rejected, ledger.rejected as u64);
     assert!(summary.rejected > 0);
 }
 

@@ -49,15 +49,15 @@ impl RejectCode {
         self as u64
     }
 
-    /// The word used in metrics.
+    /// The code as the label of a metric.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::MalformedSenml => "malformed",
-            Self::NameNotPermitted => "name",
-            Self::TooManyRecords => "records",
-            Self::TimeOutOfRange => "time",
-            Self::RefusedByBroker => "refused",
+            Self::MalformedSenml => "1",
+            Self::NameNotPermitted => "2",
+            Self::TooManyRecords => "3",
+            Self::TimeOutOfRange => "4",
+            Self::RefusedByBroker => "5",
         }
     }
 }

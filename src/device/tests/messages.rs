@@ -78,7 +78,7 @@ async fn a_bad_pack_is_rejected_in_its_turn_and_the_session_goes_on() {
     assert_eq!(bench.seqs(2).await, [Some(1), Some(2)], "the one without a number goes nowhere");
     link.settle(2, 2);
     client.acked(2).await;
-    let malformed = crate::metrics::Code { code: "malformed" };
+    let malformed = crate::metrics::Code { code: "1" };
     assert_eq!(bench.metrics.batches_rejected.get_or_create(&malformed).get(), 2);
     assert_eq!(bench.metrics.batches_received.get(), 3);
 }
