@@ -100,7 +100,7 @@ async fn mqtt_3_1_1_carries_the_same_envelope() {
 }
 
 #[tokio::test]
-async fn mqtt_3_1_1_takes_a_payload_of_64_kib() {
+async fn mqtt_3_1_1_takes_large_payloads() {
     let broker = Broker::start("").await;
     let consumer = Subscriber::start(broker.port).await;
     let gateway = Setup::new(broker.port).set("mqtt.version", 4).start().await;
@@ -154,7 +154,7 @@ async fn a_broker_that_refuses_the_credentials_is_said_so_and_readings_wait() {
         error.contains("authori") || error.contains("credential") || error.contains("password")
     })
     .await;
-    assert_eq!(gateway.metric("tidegate_spool_batches").await, 1);
+    until("it waits", async || gateway.metric("tidegate_spool_batches").await == 1).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
-use super::{free_port, until};
+use super::{free_port, show_log, until};
 
 /// A running mosquitto; ended when dropped.
 pub(crate) struct Broker {
@@ -29,8 +29,9 @@ impl Broker {
         }
         let port = free_port();
         let extra = extra.replace("{dir}", dir.path().to_str().unwrap());
+        // Not 0, "unlimited": mosquitto 2.0.11 then drops who sent something it refuses.
         // The last word of two on one setting is the one that holds.
-        let defaults = "allow_anonymous true\nmax_queued_messages 0\nset_tcp_nodelay true\n";
+        let defaults = "allow_anonymous true\nlog_type all\nmax_queued_messages 1000000\nset_tcp_nodelay true\n";
         let user = if is_root() { "user root\n" } else { "" };
         let text = format!("listener {port} 127.0.0.1\n{user}{defaults}{extra}\n");
         std::fs::write(dir.path().join("mosquitto.conf"), text).unwrap();
@@ -50,7 +51,8 @@ impl Broker {
     /// Starts it again on the same port, with nothing remembered.
     pub(crate) async fn restart(&mut self) {
         self.kill();
-        let log = std::fs::File::create(self.dir.path().join("log")).unwrap();
+        let log = self.dir.path().join("log");
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let path = std::env::var("PATH").unwrap_or_default();
         let child = Command::new("mosquitto")
             .env("PATH", format!("{path}:/usr/local/sbin:/usr/sbin"))
@@ -71,6 +73,7 @@ impl Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.kill();
+        show_log("the broker", &self.dir.path().join("log"));
     }
 }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 use super::http::{self, Response};
-use super::{Connector, DEADLINE, free_port, until};
+use super::{Connector, DEADLINE, free_port, show_log, until};
 
 /// A configuration on the way.
 pub(crate) struct Setup {
@@ -242,11 +242,6 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.kill();
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<_> = log.lines().collect();
-            let tail = lines.len().saturating_sub(40);
-            eprintln!("--- the gateway's last log lines\n{}\n---", lines[tail..].join("\n"));
-        }
+        show_log("the gateway", &self.log_path());
     }
 }

@@ -25,6 +25,7 @@ pub(crate) use subscriber::Subscriber;
 
 use std::future::Future;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -62,6 +63,16 @@ pub(crate) fn free_port() -> u16 {
         }
     }
     panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}
+
+/// Shows the end of a log where the test has failed.
+fn show_log(whose: &str, path: &Path) {
+    if std::thread::panicking() {
+        let log = std::fs::read_to_string(path).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines.len().saturating_sub(40);
+        eprintln!("--- the last lines of {whose}'s log\n{}\n---", lines[tail..].join("\n"));
+    }
 }
 
 /// Unix time in seconds.

@@ -37,7 +37,8 @@ impl Subscriber {
     pub(crate) async fn start(port: u16) -> Self {
         let mut options = MqttOptions::new("tidegate-test-subscriber", "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(30));
-        options.set_max_packet_size(None);
+        // None would be the library's 10 KiB.
+        options.set_max_packet_size(Some(1 << 24));
         let (client, mut events) = AsyncClient::new(options, 100);
         let messages = Arc::new(Mutex::new(Vec::new()));
         let subscribed = Arc::new(Mutex::new(false));
