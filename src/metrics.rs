@@ -32,7 +32,7 @@ label!(Path, path);
 label!(State, state);
 
 /// Why a connection may be refused before the upgrade.
-pub const REFUSALS: [&str; 10] = [
+pub const REFUSALS: [&str; 12] = [
     "bad-handshake",
     "unauthorized",
     "origin",
@@ -43,6 +43,8 @@ pub const REFUSALS: [&str; 10] = [
     "address-limit",
     "full",
     "stopping",
+    "timeout",
+    "tls",
 ];
 
 /// The counters. Cloning is not needed: share it in an `Arc`.
