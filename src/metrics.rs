@@ -292,7 +292,7 @@ mod tests {
             "readings_lost_total{reason=\"evicted-age\"} 0",
             "readings_lost_total{reason=\"corrupt\"} 0",
             "readings_lost_total{reason=\"refused\"} 0",
-            "batches_rejected_total{code=\"malformed\"} 0",
+            "batches_rejected_total{code=\"1\"} 0",
             "ack_seconds_count{path=\"published\"} 0",
             "ack_seconds_count{path=\"spooled\"} 0",
         ] {
