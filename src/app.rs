@@ -5,6 +5,7 @@
 //! first, then the engine settles what it has, then the spool and the uplink close, and the
 //! dashboard goes last, so that it can show all of it.
 
+use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::fault::Faults;
 use crate::config::watch::{FileWatch, RegistryWatch};
-use crate::config::{Drain, Settings};
+use crate::config::{Drain, Settings, Surroundings};
 use crate::core::delivery;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
 use crate::device::{self, ListenError, Listener, TlsSlot};
@@ -140,7 +141,7 @@ impl Gateway {
                 clock: clock.clone(),
                 started,
                 listening: listening.clone(),
-                allowed_hosts: Vec::new(),
+                allowed_hosts: own_names(),
             },
         )?;
         notify::status("opening the spool");
@@ -292,13 +293,19 @@ impl Gateway {
     }
 
     fn reload_certificates(&self) {
-        let (Some(slot), Some(tls)) = (&self.tls, &self.settings.devices.tls) else { return };
-        match slot.reload(tls) {
-            Ok(()) => tracing::info!("the device listener's certificate is read again"),
-            Err(error) => {
-                tracing::error!(%error, "devices.tls: the certificate before stays in force");
-            }
+        if let (Some(slot), Some(tls)) = (&self.tls, &self.settings.devices.tls) {
+            reloaded("devices.tls", slot.reload(tls));
         }
+        if self.settings.dashboard.tls.is_some() {
+            reloaded("dashboard.tls", self.dashboard.reload_certificates());
+        }
+    }
+}
+
+fn reloaded(key: &str, result: Result<(), impl Display>) {
+    match result {
+        Ok(()) => tracing::info!(key, "certificate read again"),
+        Err(error) => tracing::error!(key, %error, "the certificate before stays in force"),
     }
 }
 
@@ -309,6 +316,12 @@ async fn tick(interval: &mut Option<tokio::time::Interval>) {
         }
         None => std::future::pending().await,
     }
+}
+
+/// The names by which a browser in the same network may call this host.
+fn own_names() -> Vec<String> {
+    let name = Surroundings::of_host().host_name;
+    name.into_iter().flat_map(|name| [format!("{name}.local"), name]).collect()
 }
 
 fn failed(what: &'static str, error: Option<JoinError>) -> AppError {

@@ -100,12 +100,12 @@ impl Settings {
         }
     }
 
-    /// The files whose contents the device listener takes up while running: its certificate and
-    /// key and the authority of client certificates. (The registry has a watch of its own, the
-    /// uplink reads its files whenever it connects.)
+    /// The files whose contents the listeners take up while running: certificates, keys and the
+    /// authority of client certificates. (The registry has a watch of its own, the uplink reads
+    /// its files whenever it connects.)
     #[must_use]
     pub fn certificate_files(&self) -> Vec<PathBuf> {
-        let tls = self.devices.tls.iter();
+        let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
         tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
             .flatten()
             .cloned()

@@ -1,5 +1,5 @@
-//! The task of one connected device: drives [`core::session`](crate::core::session) between the
-//! socket, the engine and the clock.
+//! The task of one device, from its WebSocket on: drives [`core::session`](crate::core::session)
+//! between the socket, the engine and the clock.
 //!
 //! One wake-up does all there is to do: read what the socket has and hand it on as one event,
 //! write one ACK for all that was settled, flush once. There is one timer, which is not touched
@@ -10,22 +10,24 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Sink, Stream};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
-use super::ending::{End, WebSocket, part, restarting};
-use super::presence::Presence;
+use super::ending::{End, part, restarting};
+use super::greeting::{Greeting, welcome};
+use super::presence::{Arrival, Presence};
 use super::sessions::permissions;
 use super::shared::{Shared, Slot};
 use super::submission::{Cargo, EngineGone, Submission, submit};
-use crate::core::frame::GatewayMessage;
+use super::websocket::{Reading, WebSocket};
+use crate::core::frame::{GatewayMessage, Hello};
+use crate::core::ids::DeviceId;
 use crate::core::policy::Permissions;
 use crate::core::quota::TokenBucket;
 use crate::core::session::{Beat, Close, Heartbeat, Session, Step};
 use crate::metrics::Code;
-use crate::ports::{DeviceEvent, Link, Outbound};
+use crate::ports::{DeviceEvent, Link, Outbound, Resume};
 
 /// Messages handled in one go before others get their turn.
 const MESSAGES_AT_A_TIME: usize = 64;
@@ -45,6 +47,9 @@ pub(crate) struct Connection {
     slot: Slot,
     /// What the device may do, and the count of changes of the registry at which that was so.
     permissions: (u64, Arc<Permissions>),
+    greeting: Greeting,
+    /// When the device must be greeted at the latest.
+    greeted_by: Duration,
     heartbeat: Heartbeat,
     bucket: TokenBucket,
     /// A hand-over that has to wait; nothing is read meanwhile.
@@ -84,7 +89,7 @@ pub(crate) async fn drive(mut connection: Box<Connection>) {
 }
 
 async fn finish(connection: Box<Connection>, end: End, link: Arc<Link>) {
-    let Connection { websocket, presence, slot, submission, .. } = *connection;
+    let (websocket, presence, slot, submission) = connection.into_parts();
     // What a device sent before it went is handed on like everything else, unless the gateway
     // ends it first.
     if let (Some(submission), End::Gone) = (submission, &end) {
@@ -103,45 +108,56 @@ async fn told_to_close(link: &Link) {
 }
 
 impl Connection {
+    /// A connection of `device`, which may say HELLO until `greeted_by`.
     pub(crate) fn new(
         websocket: WebSocket,
-        session: Session,
-        link: Arc<Link>,
-        presence: Presence,
+        device: DeviceId,
+        arrival: Arrival,
+        greeted_by: Duration,
         slot: Slot,
-        permissions: (u64, Arc<Permissions>),
+        shared: Arc<Shared>,
     ) -> Self {
-        let shared = presence.shared();
-        // Fractions of the golden ratio lie evenly, however many there are.
-        let spread = (presence.session().0 as f64 * 0.618_033_988_749_895).fract();
+        let link = Arc::new(Link::default());
         Self {
-            heartbeat: Heartbeat::new(shared.now(), spread, &shared.rules),
-            bucket: shared.bucket(),
             websocket,
-            session,
+            heartbeat: Heartbeat::new(shared.now(), 1.0, &shared.rules),
+            bucket: shared.bucket(),
+            permissions: (shared.registry_changes(), Arc::default()),
+            presence: Presence::begin(shared, device.clone(), &link),
+            session: Session::new(device),
             link,
-            presence,
             slot,
-            permissions,
+            greeting: Greeting::Awaited(Box::new(arrival)),
+            greeted_by,
             submission: None,
             replies: Vec::new(),
             rested_at: None,
             seen: 0.0,
             ping_due: false,
-            // A pong may be waiting.
-            unflushed: true,
+            unflushed: false,
             paused: false,
         }
+    }
+
+    /// What is needed to end it; all else goes.
+    fn into_parts(self: Box<Self>) -> (WebSocket, Presence, Slot, Option<Submission>) {
+        let Self { websocket, presence, slot, submission, .. } = *self;
+        (websocket, presence, slot, submission)
     }
 
     fn shared(&self) -> &Arc<Shared> {
         self.presence.shared()
     }
 
-    /// When the timer must fire at the latest.
+    /// When the timer must fire.
     fn wake_at(&self) -> tokio::time::Instant {
-        let beat = self.heartbeat.next(&self.shared().rules);
-        self.shared().instant(self.rested_at.map_or(beat, |rested| rested.min(beat)))
+        let shared = self.shared();
+        let due = if self.greeting.is_done() {
+            self.heartbeat.next(&shared.rules)
+        } else {
+            self.greeted_by
+        };
+        shared.instant(self.rested_at.map_or(due, |rested| rested.min(due)))
     }
 
     /// Does everything that can be done now; `news` if the link has something to say.
@@ -159,6 +175,9 @@ impl Connection {
             self.beat(now)?;
         }
         loop {
+            if let Poll::Ready(resume) = self.greeting.poll(cx, &mut self.presence) {
+                self.greeted(resume?, now);
+            }
             if let Some(submission) = &mut self.submission
                 && let Poll::Ready(submitted) = submission.as_mut().poll(cx)
             {
@@ -167,9 +186,9 @@ impl Connection {
             }
             self.write(cx)?;
             match self.read(cx, now)? {
-                Reading::Waiting => break,
-                Reading::Handed => {}
-                Reading::More => {
+                Went::Waiting => break,
+                Went::Handed => {}
+                Went::More => {
                     // Others first.
                     cx.waker().wake_by_ref();
                     break;
@@ -178,7 +197,7 @@ impl Connection {
         }
         self.write(cx)?;
         let wake_at = self.wake_at();
-        if wake_at < timer.deadline() || timer.is_elapsed() {
+        if wake_at != timer.deadline() || timer.is_elapsed() {
             timer.as_mut().reset(wake_at);
             // Registers the timer anew; should it have fired already, the next turn sees it.
             if timer.poll(cx).is_ready() {
@@ -186,6 +205,17 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    fn greeted(&mut self, resume: Resume, now: Duration) {
+        let shared = Arc::clone(self.shared());
+        self.session.open(resume.epoch, resume.acked);
+        self.replies.push(welcome(&shared, resume));
+        // Fractions of the golden ratio lie evenly, however many there are.
+        let spread = (self.presence.session().0 as f64 * 0.618_033_988_749_895).fract();
+        self.heartbeat = Heartbeat::new(now, spread, &shared.rules);
+        let changes = shared.registry_changes();
+        self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
     }
 
     fn heed_link(&mut self) -> Result<(), End> {
@@ -203,6 +233,10 @@ impl Connection {
     }
 
     fn beat(&mut self, now: Duration) -> Result<(), End> {
+        if !self.greeting.is_done() {
+            let late = now >= self.greeted_by;
+            return if late { Err(End::Close(self.greeting.late(self.shared()))) } else { Ok(()) };
+        }
         if self.paused {
             self.heartbeat.heard(now);
         }
@@ -225,6 +259,9 @@ impl Connection {
 
     /// How many messages may be read now.
     fn room(&mut self, now: Duration) -> usize {
+        if !self.greeting.is_done() {
+            return if self.greeting.is_awaited() { MESSAGES_AT_A_TIME } else { 0 };
+        }
         let window = self.session.room(self.link.finished(), &self.presence.shared().rules);
         let window = usize::try_from(window).unwrap_or(usize::MAX);
         let ours = if self.submission.is_some() || self.rested_at.is_some() { 0 } else { window };
@@ -237,23 +274,24 @@ impl Connection {
     }
 
     /// Reads what is there, as far as there is room, and hands it on.
-    fn read(&mut self, cx: &mut Context<'_>, now: Duration) -> Result<Reading, End> {
+    fn read(&mut self, cx: &mut Context<'_>, now: Duration) -> Result<Went, End> {
         let room = self.room(now);
         if room == 0 {
-            return Ok(Reading::Waiting);
+            return Ok(Went::Waiting);
         }
         let tokens = self.bucket.available(now);
         if tokens == 0 {
             self.rested_at = Some(now + self.bucket.wait(now));
             self.paused = true;
-            return Ok(Reading::Waiting);
+            return Ok(Went::Waiting);
         }
         let mut inbox = Inbox::new(self.presence.shared().unix(), room.min(tokens));
         let outcome = self.fill(cx, &mut inbox);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
             self.heartbeat.heard(now);
-            if inbox.received - self.seen >= SEEN_INTERVAL || inbox.received < self.seen {
+            let since = inbox.received - self.seen;
+            if self.greeting.is_done() && !(0.0..SEEN_INTERVAL).contains(&since) {
                 self.seen = inbox.received;
                 self.shared().context.feed.device_seen(self.session.device(), inbox.received);
             }
@@ -268,85 +306,37 @@ impl Connection {
         };
         let handed = self.hand_on(inbox)?;
         Ok(match filled {
-            _ if !handed => Reading::Handed,
-            Filled::Drained => Reading::Waiting,
+            _ if !handed => Went::Handed,
+            Filled::Drained => Went::Waiting,
+            // HELLO has come: the greeting goes on.
+            Filled::Full if !self.greeting.is_done() && !self.greeting.is_awaited() => Went::Handed,
             // The link wakes this task when there is room.
-            Filled::Full if self.window_is_full() => Reading::Waiting,
-            Filled::Full => Reading::More,
+            Filled::Full if self.window_is_full() => Went::Waiting,
+            Filled::Full => Went::More,
         })
     }
 
     fn fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<Filled, End> {
         let shared = Arc::clone(self.presence.shared());
         let changes = shared.registry_changes();
-        if self.permissions.0 != changes {
+        if self.permissions.0 != changes && self.greeting.is_done() {
             self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
         }
-        while inbox.messages < inbox.room && inbox.bytes < BYTES_AT_A_TIME {
-            let message = match Pin::new(&mut self.websocket).poll_next(cx) {
-                Poll::Pending => return Ok(Filled::Drained),
-                Poll::Ready(None) => return Err(End::Gone),
-                Poll::Ready(Some(Err(error))) => return Err(End::of(error, &shared.rules)),
-                Poll::Ready(Some(Ok(message))) => message,
-            };
-            inbox.messages += 1;
-            inbox.bytes += message.len();
-            self.websocket.get_mut().renew(shared.allowance());
-            match message {
-                Message::Binary(bytes) => {
-                    if !self.receive(&bytes, inbox, &shared)? {
-                        return Ok(Filled::Full);
-                    }
-                }
-                Message::Text(_) => return Err(End::Close(Session::text())),
-                Message::Ping(_) => self.unflushed = true,
-                // The answer to a Close goes out with the next read, which ends the stream.
-                Message::Close(_) | Message::Pong(_) | Message::Frame(_) => {}
+        let Self { websocket, session, permissions, replies, greeting, link, presence, .. } = self;
+        let mut mailbox =
+            Mailbox { session, permissions: &permissions.1, replies, inbox, shared: &shared };
+        let mut pinged = false;
+        let filled = websocket.read(|reading| {
+            let mut hello = None;
+            let filled = mailbox.fill(cx, reading, &mut hello, &mut pinged);
+            if let Some(hello) = hello {
+                let device = mailbox.session.device();
+                greeting.hello(hello, device, link, presence)?;
             }
-            if self.replies.len() >= REPLIES_AT_A_TIME {
-                return Ok(Filled::Full);
-            }
-        }
-        Ok(Filled::Full)
-    }
-
-    /// Whether to go on.
-    fn receive(
-        &mut self,
-        bytes: &Bytes,
-        inbox: &mut Inbox,
-        shared: &Arc<Shared>,
-    ) -> Result<bool, End> {
-        let metrics = &shared.context.metrics;
-        let step = self
-            .session
-            .receive(bytes, inbox.received, &shared.rules, &self.permissions.1)
-            .map_err(End::Close)?;
-        match step {
-            Step::Submit(batch) => {
-                metrics.batches_received.inc();
-                let batch = Arc::new(batch);
-                let cargo = inbox.cargo.get_or_insert_with(|| Cargo::new(shared));
-                return Ok(cargo.load(batch));
-            }
-            Step::Reject { seq, reject } => {
-                metrics.batches_received.inc();
-                let code = Code { code: reject.code.as_str() };
-                metrics.batches_rejected.get_or_create(&code).inc();
-                let (code, reason) = (reject.code.code(), reject.reason);
-                self.replies.push(GatewayMessage::Reject { seq, code, reason });
-                if let Some(seq) = seq {
-                    inbox.cargo.get_or_insert_with(|| Cargo::new(shared)).load_rejected(seq);
-                }
-            }
-            // Commands are not sent yet, so nobody waits for a result.
-            Step::Result { .. } => {
-                metrics.results_unknown.inc();
-            }
-            // Only before the session is open, and it is.
-            Step::Hello(_) => {}
-        }
-        Ok(true)
+            filled
+        });
+        self.unflushed |= pinged;
+        filled
     }
 
     /// Hands the inbox to the engine; whether that is done already.
@@ -373,7 +363,7 @@ impl Connection {
         let failed = |error| End::of(error, rules);
         loop {
             if self.unflushed {
-                match Pin::new(&mut self.websocket).poll_flush(cx) {
+                match self.websocket.poll_flush(cx) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(flushed) => flushed.map_err(failed)?,
                 }
@@ -389,7 +379,7 @@ impl Connection {
                 .map(|message| Message::Binary(message.encode().into()))
                 .chain(ping.then(|| Message::Ping(Bytes::new())));
             for message in messages {
-                Pin::new(&mut self.websocket).start_send(message).map_err(failed)?;
+                self.websocket.queue(cx, message).map_err(failed)?;
                 self.unflushed = true;
             }
             if !self.unflushed {
@@ -399,9 +389,9 @@ impl Connection {
     }
 }
 
-/// Where reading stands.
-enum Reading {
-    /// For the socket, for room, for tokens.
+/// How reading went.
+enum Went {
+    /// It waits: for the socket, for room, for tokens.
     Waiting,
     /// A hand-over has begun, which has to be polled.
     Handed,
@@ -426,5 +416,86 @@ struct Inbox {
 impl Inbox {
     fn new(received: f64, room: usize) -> Self {
         Self { received, room, messages: 0, bytes: 0, cargo: None }
+    }
+}
+
+/// What judges messages on the way from the socket to the inbox.
+struct Mailbox<'a> {
+    session: &'a mut Session,
+    permissions: &'a Permissions,
+    replies: &'a mut Vec<GatewayMessage>,
+    inbox: &'a mut Inbox,
+    shared: &'a Arc<Shared>,
+}
+
+impl Mailbox<'_> {
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        reading: &mut Reading<'_>,
+        hello: &mut Option<Hello>,
+        pinged: &mut bool,
+    ) -> Result<Filled, End> {
+        while self.inbox.messages < self.inbox.room && self.inbox.bytes < BYTES_AT_A_TIME {
+            let message = match reading.poll_next(cx) {
+                Poll::Pending => return Ok(Filled::Drained),
+                Poll::Ready(message) => {
+                    message.map_err(|error| End::of(error, &self.shared.rules))?
+                }
+            };
+            self.inbox.messages += 1;
+            self.inbox.bytes += message.len();
+            match message {
+                Message::Binary(bytes) => {
+                    let step = self.judge(&bytes)?;
+                    if let Step::Hello(said) = step {
+                        *hello = Some(said);
+                        return Ok(Filled::Full);
+                    }
+                    if !self.receive(step) || self.replies.len() >= REPLIES_AT_A_TIME {
+                        return Ok(Filled::Full);
+                    }
+                }
+                Message::Text(_) => return Err(End::Close(Session::text())),
+                Message::Ping(_) => *pinged = true,
+                // The answer to a Close goes out with the next read, which ends the stream.
+                Message::Close(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+        Ok(Filled::Full)
+    }
+
+    fn judge(&mut self, bytes: &[u8]) -> Result<Step, End> {
+        let Self { session, permissions, inbox, shared, .. } = self;
+        session.receive(bytes, inbox.received, &shared.rules, permissions).map_err(End::Close)
+    }
+
+    /// Whether there is room to go on.
+    fn receive(&mut self, step: Step) -> bool {
+        let metrics = &self.shared.context.metrics;
+        let cargo = &mut self.inbox.cargo;
+        match step {
+            Step::Submit(batch) => {
+                metrics.batches_received.inc();
+                return cargo.get_or_insert_with(|| Cargo::new(self.shared)).load(Arc::new(batch));
+            }
+            Step::Reject { seq, reject } => {
+                metrics.batches_received.inc();
+                let code = Code { code: reject.code.as_str() };
+                metrics.batches_rejected.get_or_create(&code).inc();
+                let (code, reason) = (reject.code.code(), reject.reason);
+                self.replies.push(GatewayMessage::Reject { seq, code, reason });
+                if let Some(seq) = seq {
+                    cargo.get_or_insert_with(|| Cargo::new(self.shared)).load_rejected(seq);
+                }
+            }
+            // Commands are not sent yet, so nobody waits for a result.
+            Step::Result { .. } => {
+                metrics.results_unknown.inc();
+            }
+            // Taken before.
+            Step::Hello(_) => {}
+        }
+        true
     }
 }

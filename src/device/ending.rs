@@ -1,18 +1,19 @@
 //! How connections end: what an error means, the Close frame, and the time for it to arrive.
 
+use std::future::poll_fn;
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::shared::Slot;
-use super::socket::{Metered, Socket, TooManyFragments};
+use super::socket::Socket;
+use super::websocket::{TooManyFragments, WebSocket};
 use crate::core::session::{
     Close, NOT_A_MESSAGE, OUT_OF_TURN, OVERLOADED, RESTARTING, Rules, TOO_BIG, too_big,
 };
@@ -23,9 +24,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 /// What is read and thrown away meanwhile, in bytes.
 const LINGER_BYTES: usize = 1 << 20;
-
-/// A device's WebSocket.
-pub(crate) type WebSocket = WebSocketStream<Metered>;
 
 /// How a connection ends.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,10 +74,20 @@ pub(crate) async fn part(mut websocket: WebSocket, end: End, slot: Slot) {
         tracing::debug!(code, reason, "closing a connection");
         let frame = CloseFrame { code: code.into(), reason: reason.into() };
         // Whether it arrives is the device's affair.
-        let _ = timeout(CLOSE_TIMEOUT, websocket.send(Message::Close(Some(frame)))).await;
+        let mut message = Some(Message::Close(Some(frame)));
+        let sent = poll_fn(|cx| {
+            if let Some(message) = message.take()
+                && websocket.queue(cx, message).is_err()
+            {
+                return Poll::Ready(());
+            }
+            websocket.poll_flush(cx).map(drop)
+        });
+        let _ = timeout(CLOSE_TIMEOUT, sent).await;
     }
-    linger(websocket.get_mut().get_mut()).await;
-    drop(websocket);
+    let mut socket = websocket.into_socket();
+    linger(&mut socket).await;
+    drop(socket);
     drop(slot);
 }
 

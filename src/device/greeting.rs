@@ -1,177 +1,132 @@
-//! From the WebSocket to the session: HELLO, the engine's word on what it knows, WELCOME.
+//! HELLO and WELCOME: from a WebSocket to a session.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc::error::{SendError, TrySendError};
+use tokio::sync::mpsc::{OwnedPermit, Sender};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
-use tokio_tungstenite::tungstenite::Message;
 
-use super::connection::Connection;
-use super::ending::{End, WebSocket, part, restarting};
-use super::handshake::Upgraded;
-use super::presence::Presence;
-use super::sessions::{permissions, revoked};
-use super::shared::{Shared, Slot};
+use super::ending::{End, restarting};
+use super::presence::{Arrival, Presence};
+use super::shared::Shared;
 use crate::core::frame::{GatewayMessage, Hello, Welcome};
 use crate::core::ids::DeviceId;
-use crate::core::session::{Close, OUT_OF_TURN, OVERLOADED, Session, Step};
-use crate::ports::{DeviceEvent, DeviceFacts, Link, Resume, lock};
+use crate::core::session::{Close, OUT_OF_TURN, OVERLOADED};
+use crate::ports::{DeviceEvent, Link, Resume};
 
-/// Greets a device before `deadline`. `None`: the connection has ended, with a Close frame that
-/// says why if there was somebody to read it.
-pub(crate) async fn greet(
-    upgraded: Upgraded,
-    deadline: Instant,
-    shared: Arc<Shared>,
-) -> Option<Box<Connection>> {
-    let Upgraded { mut websocket, device, proof, peer, slot } = upgraded;
-    let mut session = Session::new(device.clone());
-    let late = async |websocket: WebSocket, slot: Slot| {
-        let reason = format!("no HELLO within {:?}", shared.hello_timeout);
-        part(websocket, End::Close(Close::new(OUT_OF_TURN, reason)), slot).await;
-    };
-    let hello = {
-        let hello = timeout_at(deadline, hello(&mut websocket, &mut session, &shared));
-        tokio::select! {
-            hello = hello => hello,
-            () = shared.stopping() => Ok(Err(End::Close(restarting()))),
-        }
-    };
-    let hello = match hello {
-        Ok(Ok(hello)) => hello,
-        Ok(Err(end)) => {
-            part(websocket, end, slot).await;
-            return None;
-        }
-        Err(_) => {
-            late(websocket, slot).await;
-            return None;
-        }
-    };
-
-    let link = Arc::new(Link::default());
-    let id = shared.next_session();
-    let holds = proof.clone();
-    let mut presence = Presence::begin(Arc::clone(&shared), device.clone(), id);
-    lock(&shared.sessions).insert(device.clone(), id, Arc::clone(&link), proof);
-    let facts = Arc::new(facts(&hello, peer.ip().to_canonical().to_string(), shared.unix()));
-    shared.context.feed.device_up(&device, &facts);
-    // Whatever happened between the check of the credentials and now was before the session could
-    // be found and told.
-    let registry = shared.registry();
-    let end = if shared.is_stopping() {
-        Some(restarting())
-    } else if !holds.holds(&registry, &device, shared.unix()) {
-        Some(revoked())
-    } else {
-        None
-    };
-    let welcomed = if let Some(close) = end {
-        Err(End::Close(close))
-    } else {
-        let resumed =
-            timeout_at(deadline, open(&mut presence, &device, hello.epoch, &facts, &link));
-        resumed.await.unwrap_or_else(|_| {
-            let reason = "overloaded: HELLO could not be answered in time, try again later";
-            Err(End::Close(Close::new(OVERLOADED, reason)))
-        })
-    };
-    let end = match welcomed {
-        Ok(resume) => {
-            session.open(resume.epoch, resume.acked);
-            let welcome = welcome(&shared, resume);
-            match timeout_at(deadline, websocket.send(welcome)).await {
-                Ok(Ok(())) => {
-                    let changes = shared.registry_changes();
-                    let permissions = permissions(&registry, &device);
-                    return Some(Box::new(Connection::new(
-                        websocket,
-                        session,
-                        link,
-                        presence,
-                        slot,
-                        (changes, permissions),
-                    )));
-                }
-                Ok(Err(_)) | Err(_) => End::Gone,
-            }
-        }
-        Err(end) => end,
-    };
-    tokio::join!(presence.leave(), part(websocket, end, slot));
-    None
+/// Where a connection stands on its way to a session.
+pub(crate) enum Greeting {
+    /// HELLO has not come.
+    Awaited(Box<Arrival>),
+    /// HELLO has come, and the engine has no room for the news yet.
+    Announcing(Box<Announcement>),
+    /// The engine looks up what it knows.
+    LookedUp(oneshot::Receiver<Resume>),
+    /// WELCOME was said.
+    Done,
 }
 
-/// The first message that is not a ping or a pong.
-async fn hello(
-    websocket: &mut WebSocket,
-    session: &mut Session,
-    shared: &Shared,
-) -> Result<Hello, End> {
-    let nothing_yet = crate::core::policy::Permissions::default();
-    loop {
-        let Some(message) = websocket.next().await else { return Err(End::Gone) };
-        match message.map_err(|error| End::of(error, &shared.rules))? {
-            Message::Binary(bytes) => {
-                let step = session
-                    .receive(&bytes, shared.unix(), &shared.rules, &nothing_yet)
-                    .map_err(End::Close)?;
-                websocket.get_mut().renew(shared.allowance());
-                if let Step::Hello(hello) = step {
-                    return Ok(hello);
-                }
+/// News for the engine, waiting for room.
+pub(crate) struct Announcement {
+    room: Pin<Box<dyn Future<Output = Result<Permit, SendError<()>>> + Send>>,
+    opened: DeviceEvent,
+    answer: oneshot::Receiver<Resume>,
+}
+
+type Permit = OwnedPermit<DeviceEvent>;
+
+impl Greeting {
+    /// HELLO has come.
+    ///
+    /// # Errors
+    /// When the session ends before it has begun.
+    pub(crate) fn hello(
+        &mut self,
+        hello: Hello,
+        device: &DeviceId,
+        link: &Arc<Link>,
+        presence: &mut Presence,
+    ) -> Result<(), End> {
+        // The session lets HELLO through once.
+        let Self::Awaited(arrival) = std::mem::replace(self, Self::Done) else { return Ok(()) };
+        let epoch = hello.epoch;
+        let facts = presence.arrive(*arrival, hello, link).map_err(End::Close)?;
+        let (welcome, answer) = oneshot::channel();
+        let opened = DeviceEvent::Opened {
+            session: presence.session(),
+            device: device.clone(),
+            epoch,
+            link: Arc::clone(link),
+            facts,
+            welcome,
+        };
+        let events = Sender::clone(&presence.shared().context.events);
+        *self = match events.try_reserve_owned() {
+            Ok(permit) => {
+                presence.open(permit, opened);
+                Self::LookedUp(answer)
             }
-            Message::Text(_) => return Err(End::Close(Session::text())),
-            // The answer to a Close is on its way with the next read.
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {
-                websocket.get_mut().renew(shared.allowance());
+            Err(TrySendError::Full(events)) => {
+                let room = Box::pin(events.reserve_owned());
+                Self::Announcing(Box::new(Announcement { room, opened, answer }))
+            }
+            Err(TrySendError::Closed(_)) => return Err(End::Close(restarting())),
+        };
+        Ok(())
+    }
+
+    /// What the engine knows of the device, once it has said so.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        presence: &mut Presence,
+    ) -> Poll<Result<Resume, End>> {
+        let gone = || End::Close(restarting());
+        if let Self::Announcing(announcement) = self {
+            let permit = ready!(announcement.room.as_mut().poll(cx)).map_err(|_| gone())?;
+            if let Self::Announcing(announcement) = std::mem::replace(self, Self::Done) {
+                let Announcement { opened, answer, .. } = *announcement;
+                presence.open(permit, opened);
+                *self = Self::LookedUp(answer);
             }
         }
+        let Self::LookedUp(answer) = self else { return Poll::Pending };
+        let resume = ready!(Pin::new(answer).poll(cx)).map_err(|_| gone())?;
+        *self = Self::Done;
+        Poll::Ready(Ok(resume))
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        matches!(self, Self::Done)
+    }
+
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(self, Self::Awaited(_))
+    }
+
+    /// What ends a connection that is not greeted in time.
+    pub(crate) fn late(&self, shared: &Shared) -> Close {
+        if self.is_awaited() {
+            let reason = format!("no HELLO within {:?}", shared.hello_timeout);
+            return Close::new(OUT_OF_TURN, reason);
+        }
+        let reason = "overloaded: HELLO could not be answered in time, try again later";
+        Close::new(OVERLOADED, reason)
     }
 }
 
-/// Tells the engine, which answers with what it knows of the device's run of numbers.
-async fn open(
-    presence: &mut Presence,
-    device: &DeviceId,
-    epoch: Option<u64>,
-    facts: &Arc<DeviceFacts>,
-    link: &Arc<Link>,
-) -> Result<Resume, End> {
-    let (welcome, answer) = oneshot::channel();
-    let opened = DeviceEvent::Opened {
-        session: presence.session(),
-        device: device.clone(),
-        epoch,
-        link: Arc::clone(link),
-        facts: Arc::clone(facts),
-        welcome,
-    };
-    presence.open(opened).await.map_err(|_| End::Close(restarting()))?;
-    answer.await.map_err(|_| End::Close(restarting()))
-}
-
-fn welcome(shared: &Shared, resume: Resume) -> Message {
+/// WELCOME, as the settings and the engine say.
+pub(crate) fn welcome(shared: &Shared, resume: Resume) -> GatewayMessage {
     let rules = &shared.rules;
     let heartbeat = rules.heartbeat_interval.as_millis().div_ceil(1000).max(1);
-    let welcome = GatewayMessage::Welcome(Welcome {
+    GatewayMessage::Welcome(Welcome {
         gateway: shared.context.gateway.clone(),
         time: shared.unix(),
         acked: resume.acked,
         window: rules.window,
         max_frame: rules.max_frame as u64,
         heartbeat: u64::try_from(heartbeat).unwrap_or(u64::MAX),
-    });
-    Message::Binary(welcome.encode().into())
-}
-
-fn facts(hello: &Hello, address: String, since: f64) -> DeviceFacts {
-    DeviceFacts {
-        since,
-        model: hello.model.clone(),
-        firmware: hello.firmware.clone(),
-        commands: hello.commands.clone(),
-        address,
-    }
+    })
 }

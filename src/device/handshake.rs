@@ -1,30 +1,33 @@
 //! From a TCP connection to a WebSocket: TLS, the HTTP request, credentials, the answer.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::connection::Connection;
 use super::ending::{LINGER, linger};
 use super::refusal::Refusal;
 use super::request::{self, Head, Request};
 use super::sessions::Proof;
 use super::shared::{Shared, Slot};
-use super::socket::{Metered, Socket};
-use super::{connection, greeting, tls};
+use super::socket::Socket;
+use super::websocket::WebSocket;
+use super::{connection, presence, tls};
 use crate::core::ids::DeviceId;
 
 /// How long a connection that is over a limit may take to hear so.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Room for a common request head.
-const HEAD: usize = 1024;
+/// How much of a request is read at a time, in bytes.
+const PIECE: usize = 2048;
 
 /// A connection just accepted.
 pub(crate) struct Arrival {
@@ -36,98 +39,80 @@ pub(crate) struct Arrival {
     pub(crate) acceptor: Option<TlsAcceptor>,
 }
 
-/// A WebSocket whose device is known and has proved it.
-pub(crate) struct Upgraded {
-    pub(crate) websocket: WebSocketStream<Metered>,
-    pub(crate) device: DeviceId,
-    pub(crate) proof: Proof,
-    pub(crate) peer: SocketAddr,
-    pub(crate) slot: Slot,
-}
-
 /// Takes a connection through to its session, which then runs in a task of its own; or refuses it.
 pub(crate) async fn serve(arrival: Arrival, shared: Arc<Shared>) {
-    let Arrival { stream, peer, slot, refusal, acceptor } = arrival;
-    let patience = match refusal {
+    let patience = match arrival.refusal {
         Some(_) => shared.hello_timeout.min(REFUSAL_TIMEOUT),
         None => shared.hello_timeout,
     };
     let deadline = Instant::now() + patience;
-    let begun = Box::pin(timeout_at(deadline, secure(stream, acceptor, &shared)));
-    let mut socket = match begun.await {
-        Ok(Ok(socket)) => socket,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "TLS handshake failed");
-            return shared.refused("tls");
+    let Arrival { stream, peer, slot, refusal, acceptor } = arrival;
+    match timeout_at(deadline, negotiate(stream, acceptor, refusal, &shared)).await {
+        Ok(Ok((socket, accepted))) => {
+            let Accepted { device, proof, early } = accepted;
+            let (config, allowance) = (shared.websocket, shared.allowance());
+            let websocket = WebSocket::new(socket, early, config, allowance);
+            let arrival = presence::Arrival { proof, address: peer.ip() };
+            let deadline = shared.moment(deadline);
+            let connection = Connection::new(websocket, device, arrival, deadline, slot, shared);
+            tokio::spawn(connection::drive(Box::new(connection)));
         }
-        Err(_) => return shared.refused("timeout"),
-    };
-    let outcome = {
-        let request = timeout_at(deadline, read_request(&mut socket, refusal, &shared));
-        tokio::select! {
-            outcome = request => outcome,
-            () = shared.stopping() => Ok(Err(Failure::Refused(Refusal::Stopping))),
-        }
-    };
-    let accepted = match outcome {
-        Ok(Ok(accepted)) => accepted,
-        Ok(Err(Failure::Refused(refusal))) => {
+        Ok(Err(Failure::Refused(socket, refusal))) => {
             tracing::debug!(%peer, reason = refusal.body(), "connection refused");
             shared.refused(refusal.label());
             // Whether it arrives is the client's affair.
-            let _ = timeout(LINGER, say_and_part(socket, &refusal.response())).await;
-            return;
+            let parted = Box::pin(timeout(LINGER, say_and_part(socket, refusal.response())));
+            let _ = parted.await;
+        }
+        Ok(Err(Failure::Tls(error))) => {
+            tracing::debug!(%peer, %error, "TLS handshake failed");
+            shared.refused("tls");
         }
         Ok(Err(Failure::Gone(error))) => {
-            tracing::debug!(%peer, %error, "connection gone before its request");
-            return;
+            tracing::debug!(%peer, %error, "connection gone before its session");
         }
-        Err(_) => return shared.refused("timeout"),
-    };
-    let Accepted { device, proof, response, early } = accepted;
-    match timeout_at(deadline, write(&mut socket, &response)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) => return,
-        Err(_) => return shared.refused("timeout"),
-    }
-    let socket = Metered::new(socket, shared.allowance());
-    let config = Some(shared.websocket);
-    let websocket = if early.is_empty() {
-        WebSocketStream::from_raw_socket(socket, Role::Server, config).await
-    } else {
-        WebSocketStream::from_partially_read(socket, early, Role::Server, config).await
-    };
-    let upgraded = Upgraded { websocket, device, proof, peer, slot };
-    if let Some(connection) = Box::pin(greeting::greet(upgraded, deadline, shared)).await {
-        tokio::spawn(connection::drive(connection));
+        Err(_) => shared.refused("timeout"),
     }
 }
 
 struct Accepted {
     device: DeviceId,
     proof: Proof,
-    response: Vec<u8>,
     /// What the device sent behind its request, without waiting for the answer.
     early: Vec<u8>,
 }
 
 enum Failure {
-    Refused(Refusal),
+    Refused(Socket, Refusal),
+    Tls(io::Error),
     Gone(io::Error),
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+async fn negotiate(
+    stream: TcpStream,
+    acceptor: Option<TlsAcceptor>,
+    refusal: Option<Refusal>,
+    shared: &Shared,
+) -> Result<(Socket, Accepted), Failure> {
+    let mut socket = match acceptor {
+        None => Socket::Plain(stream),
+        // Boxed, or those without TLS would need its room, too.
+        Some(acceptor) => Box::pin(secure(stream, acceptor, shared)).await.map_err(Failure::Tls)?,
+    };
+    let answered = tokio::select! {
+        answer = read_request(&mut socket, refusal, shared) => answer.map_err(Failure::Gone)?,
+        () = shared.stopping() => Err(Refusal::Stopping),
+    };
+    match answered {
+        Ok((accepted, response)) => {
+            write(&mut socket, &response).await.map_err(Failure::Gone)?;
+            Ok((socket, accepted))
+        }
+        Err(refusal) => Err(Failure::Refused(socket, refusal)),
     }
 }
 
-async fn secure(
-    stream: TcpStream,
-    acceptor: Option<TlsAcceptor>,
-    shared: &Shared,
-) -> io::Result<Socket> {
-    let Some(acceptor) = acceptor else { return Ok(Socket::Plain(stream)) };
+async fn secure(stream: TcpStream, acceptor: TlsAcceptor, shared: &Shared) -> io::Result<Socket> {
     // Who says nothing does not take a turn from those who do.
     stream.readable().await?;
     // Never closed, so the error cannot happen; going on without a turn would do no harm.
@@ -135,53 +120,71 @@ async fn secure(
     Ok(Socket::Tls(Box::new(acceptor.accept(stream).await?)))
 }
 
+type Judged = Result<(Accepted, Vec<u8>), Refusal>;
+
+/// Reads and judges the request. It mostly comes in one piece and then needs no memory at all.
 async fn read_request(
     socket: &mut Socket,
     refusal: Option<Refusal>,
     shared: &Shared,
-) -> Result<Accepted, Failure> {
-    let mut bytes = Vec::with_capacity(HEAD);
-    let mut looked_at = 0;
-    loop {
-        match socket.read_buf(&mut bytes).await {
-            Ok(0) => return Err(Failure::Gone(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => {}
-            Err(error) => return Err(Failure::Gone(error)),
-        }
-        // A head that trickles in is not read again from its start for every byte.
-        let may_be_complete = looked_at == 0
-            || bytes.len() >= request::HEAD_MAX
-            || bytes.get(looked_at..).is_some_and(|fresh| fresh.contains(&b'\n'));
-        if !may_be_complete {
-            continue;
-        }
-        looked_at = bytes.len();
-        match request::parse(&bytes) {
-            Ok(Head::Partial) => {}
-            outcome => {
-                // Limits come before everything else that may be wrong.
-                if let Some(refusal) = refusal {
-                    return Err(refusal.into());
+) -> io::Result<Judged> {
+    let mut kept = Vec::new();
+    poll_fn(|cx| {
+        loop {
+            let mut piece = [0; PIECE];
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut *socket).poll_read(cx, &mut piece))?;
+            let piece = piece.filled();
+            if piece.is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            let judged = if kept.is_empty() {
+                judge(piece, socket, refusal.as_ref(), shared)
+            } else {
+                kept.extend_from_slice(piece);
+                // A head that trickles in is not read again from its start for every byte.
+                if !piece.contains(&b'\n') && kept.len() < request::HEAD_MAX {
+                    continue;
                 }
-                let (length, accepted) = match outcome? {
-                    Head::Partial => continue,
-                    Head::Complete { length, request } => {
-                        (length, accept(&request, socket, shared)?)
-                    }
-                };
-                return Ok(Accepted { early: bytes.split_off(length), ..accepted });
+                judge(&kept, socket, refusal.as_ref(), shared)
+            };
+            match judged {
+                Some(judged) => return Poll::Ready(Ok(judged)),
+                None if kept.is_empty() => kept.extend_from_slice(piece),
+                None => {}
             }
         }
+    })
+    .await
+}
+
+/// `None`: the request is not complete.
+fn judge(
+    bytes: &[u8],
+    socket: &Socket,
+    refusal: Option<&Refusal>,
+    shared: &Shared,
+) -> Option<Judged> {
+    let parsed = match request::parse(bytes) {
+        Ok(Head::Partial) => return None,
+        // Limits come before everything else that may be wrong.
+        _ if refusal.is_some() => return refusal.cloned().map(Err),
+        parsed => parsed,
+    };
+    let accept = |length: usize, request: &Request<'_>| {
+        let proof = authorize(request, socket, shared)?;
+        let early = bytes.get(length..).unwrap_or_default().to_vec();
+        let accepted = Accepted { device: request.device.clone(), proof, early };
+        Ok((accepted, request::switching_protocols(request.key)))
+    };
+    match parsed {
+        Ok(Head::Partial) => None,
+        Ok(Head::Complete { length, request }) => Some(accept(length, &request)),
+        Err(refusal) => Some(Err(refusal)),
     }
 }
 
-fn accept(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<Accepted, Refusal> {
-    let proof = judge(request, socket, shared)?;
-    let response = request::switching_protocols(request.key);
-    Ok(Accepted { device: request.device.clone(), proof, response, early: Vec::new() })
-}
-
-fn judge(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<Proof, Refusal> {
+fn authorize(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<Proof, Refusal> {
     if let Some(origin) = request.origin {
         let allowed = |listed: &String| listed.as_bytes() == origin;
         if !shared.allowed_origins.iter().any(allowed) {
@@ -203,8 +206,8 @@ async fn write(socket: &mut Socket, bytes: &[u8]) -> io::Result<()> {
     socket.flush().await
 }
 
-async fn say_and_part(mut socket: Socket, bytes: &[u8]) {
-    if write(&mut socket, bytes).await.is_ok() {
+async fn say_and_part(mut socket: Socket, bytes: Vec<u8>) {
+    if write(&mut socket, &bytes).await.is_ok() {
         linger(&mut socket).await;
     }
 }

@@ -2,12 +2,13 @@
 //! WebSocket that speaks `tidegate.v1`.
 //!
 //! ```text
-//! listener ──accept, limits──► handshake ──TLS, HTTP, credentials──► greeting ──HELLO, WELCOME──►
-//! connection (one small task per device) ◄──► engine
+//! listener ──accept, limits──► handshake ──TLS, HTTP, credentials──► connection ──HELLO, WELCOME──►
+//!                              (a passing task)                      (one small task per device)
+//!                                                                               ◄──► engine
 //! ```
 //!
-//! Everything up to WELCOME shares one deadline, `devices.hello_timeout`, and runs in a task of its
-//! own, whose memory is gone when the connection's task begins. That one drives
+//! Everything up to WELCOME shares one deadline, `devices.hello_timeout`. The handshake's memory is
+//! gone when the connection's task begins. That one drives
 //! [`core::session`](crate::core::session): it reads what is ready, hands it on as one event, and
 //! writes what its [`Link`](crate::ports::Link) says.
 //!
@@ -31,6 +32,7 @@ mod submission;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod websocket;
 
 pub use listener::{ListenError, Listener};
 pub use shared::Context;

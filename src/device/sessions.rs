@@ -1,6 +1,7 @@
 //! The live sessions: one per device, found again when it is replaced or revoked.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::config::Auth;
@@ -73,10 +74,11 @@ pub(crate) fn permissions(registry: &Registry, device: &DeviceId) -> Arc<Permiss
     registry.permissions(device).unwrap_or_default()
 }
 
-/// The sessions that have said HELLO.
+/// The connections that are open: found by device once they have said HELLO.
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     by_device: HashMap<DeviceId, Live>,
+    before_hello: HashMap<SessionId, Arc<Link>>,
 }
 
 #[derive(Debug)]
@@ -87,7 +89,18 @@ struct Live {
 }
 
 impl Sessions {
-    /// Adds one; the device's session before it, if any, is told to close.
+    /// Adds one that has not said HELLO yet, so that it can be told to close.
+    pub(crate) fn await_hello(&mut self, session: SessionId, link: Arc<Link>) {
+        self.before_hello.insert(session, link);
+    }
+
+    /// It will not say HELLO any more, or has said it.
+    pub(crate) fn await_hello_no_more(&mut self, session: SessionId) {
+        self.before_hello.remove(&session);
+        shrink(&mut self.before_hello);
+    }
+
+    /// HELLO was said; the device's session before this one, if any, is told to close.
     pub(crate) fn insert(
         &mut self,
         device: DeviceId,
@@ -95,6 +108,7 @@ impl Sessions {
         link: Arc<Link>,
         proof: Proof,
     ) {
+        self.await_hello_no_more(session);
         let live = Live { session, link, proof };
         if let Some(replaced) = self.by_device.insert(device, live) {
             let reason = "replaced by a newer connection of the same device";
@@ -107,10 +121,7 @@ impl Sessions {
         let current = self.by_device.get(device).is_some_and(|live| live.session == session);
         if current {
             self.by_device.remove(device);
-            // A storm that is over should not hold memory for good.
-            if self.by_device.capacity() > 64 + 4 * self.by_device.len() {
-                self.by_device.shrink_to_fit();
-            }
+            shrink(&mut self.by_device);
         }
         current
     }
@@ -132,9 +143,17 @@ impl Sessions {
             .count()
     }
 
-    /// Tells every session to close.
+    /// Tells every connection to close.
     pub(crate) fn close_all(&self, reason: &Close) {
-        self.by_device.values().for_each(|live| close(&live.link, reason.clone()));
+        let live = self.by_device.values().map(|live| &live.link);
+        live.chain(self.before_hello.values()).for_each(|link| close(link, reason.clone()));
+    }
+}
+
+/// A storm that is over should not hold memory for good.
+fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if map.capacity() > 64 + 4 * map.len() {
+        map.shrink_to(2 * map.len());
     }
 }
 

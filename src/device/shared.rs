@@ -27,9 +27,9 @@ const MAX_AHEAD: f64 = 86_400.0;
 const TLS_AT_A_TIME: usize = 256;
 /// Connections over a limit that get to hear so at a time; others are just dropped.
 const REFUSED_AT_A_TIME: usize = 64;
-/// Read buffer of a connection in bytes. It is the larger part of what an idle device costs, and
-/// beyond some messages' size it brings little; larger messages get their room when they come.
-const READ_BUFFER: usize = 1024;
+/// Read buffer of a connection in bytes, which it always keeps. Bytes get there from one that all
+/// share, so it need not be large; larger messages get their room when they come.
+const READ_BUFFER: usize = 256;
 /// What is written is collected up to this many bytes.
 const WRITE_BUFFER: usize = 4096;
 /// Fragments of a message, about: what they may cost on the wire beside the message itself.
@@ -124,6 +124,11 @@ impl Shared {
     /// The moment at which [`Self::now`] will be `time`.
     pub(crate) fn instant(&self, time: Duration) -> Instant {
         self.started + time
+    }
+
+    /// What [`Self::now`] will be at `instant`.
+    pub(crate) fn moment(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.started)
     }
 
     pub(crate) fn unix(&self) -> f64 {

@@ -56,6 +56,8 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::float_cmp, reason = "bit for bit is what is meant")]
+
     use super::*;
 
     #[test]

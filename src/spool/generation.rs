@@ -11,55 +11,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::chunk::{self, Chunk, Header, VALUE_MAX};
+use super::chunk::{self, Chunk};
 use super::disk;
+use super::scan::{Place, Values, cut_unfinished, is_damage, is_gone, scan};
 use super::store::{Store, StoreError};
 use super::tally::{Missing, Summary, Tallies};
 use crate::core::batch::Batch;
 use crate::core::ids::Position;
-
-/// Bytes of a database file in memory while it is scanned.
-const WINDOW: usize = 256 * 1024;
-/// What a bad sector takes with it.
-const SECTOR: usize = 4096;
-
-/// Where a chunk is.
-#[derive(Debug, Clone, PartialEq)]
-struct Place {
-    first: Position,
-    count: u32,
-    readings: u32,
-    oldest: f64,
-    /// The oldest position that was not released when it was written.
-    head: Position,
-    values: Values,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum Values {
-    /// In consecutive slots of the open database: the first, and how many.
-    Slots(u32, u16),
-    /// At these offsets of the file, with these lengths.
-    File(Vec<(u64, usize)>),
-}
-
-impl Place {
-    fn end(&self) -> Position {
-        self.first + u64::from(self.count)
-    }
-}
-
-/// What the scan of a database file found.
-#[derive(Debug, Default)]
-struct Scan {
-    places: Vec<Place>,
-    /// The highest `head` that any chunk mentions.
-    head: Position,
-    /// The highest `durable` that any chunk mentions.
-    durable: Position,
-    /// Sectors that could not be read.
-    unreadable: usize,
-}
 
 /// What is known of a generation from elsewhere.
 #[derive(Debug, Clone, Copy, Default)]
@@ -361,6 +319,7 @@ impl Generation {
         let known: u64 = self.missing.iter().map(|missing| missing.readings).sum();
         let mut left: u64 = gaps.iter().map(|(first, end)| end - first).sum();
         let mut readings = self.readings.saturating_sub(found + known).max(left);
+        self.readings = self.readings.max(found + known + readings);
         for (first, end) in gaps {
             let whole = end - first;
             let share = scale(readings, whole, left);
@@ -475,13 +434,14 @@ impl Generation {
             }
             return (batches, readings);
         }
+        let (mut left, mut whole) = (self.end - from, self.end - self.first);
+        readings += self.readings;
         for missing in &self.missing {
-            batches += missing.end.saturating_sub(missing.first.max(from));
-            readings += missing.readings;
+            left = left.saturating_sub(missing.end.saturating_sub(missing.first.max(from)));
+            whole = whole.saturating_sub(missing.end - missing.first);
+            readings = readings.saturating_sub(missing.readings);
         }
-        let whole = self.end - self.first;
-        let left = (self.end - from).saturating_sub(batches);
-        (left, scale(self.readings.saturating_sub(readings), left, whole))
+        (left, scale(readings, left, whole))
     }
 
     /// When the oldest batch from `head` on was received.
@@ -522,122 +482,6 @@ pub(super) fn parse_folder_name(name: &str) -> Option<Position> {
 fn scale(amount: u64, part: u64, whole: u64) -> u64 {
     let scaled = u128::from(amount) * u128::from(part) / u128::from(whole.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
-}
-
-/// Finds the whole chunks in the database file below `dir`. A file that is not there holds none.
-fn scan(dir: &Path) -> io::Result<Scan> {
-    let file = match File::open(dir.join("db")) {
-        Ok(file) => file,
-        Err(error) if is_gone(&error) => return Ok(Scan::default()),
-        Err(error) => return Err(error),
-    };
-    let mut scan = Scan::default();
-    let mut pieces = Vec::new();
-    let mut window = Vec::with_capacity(WINDOW + VALUE_MAX);
-    let mut offset = 0;
-    loop {
-        let filled = fill(&file, offset, &mut window, &mut scan.unreadable)?;
-        // A piece that begins in the last bytes may end in the next window.
-        let limit = if filled { WINDOW } else { window.len() };
-        for (at, header) in chunk::find_pieces(&window, limit) {
-            pieces.push((header, (offset + at as u64, chunk::value_len(&header))));
-        }
-        if !filled {
-            break;
-        }
-        offset += WINDOW as u64;
-    }
-    scan.head = pieces.iter().map(|(header, _)| header.head).max().unwrap_or(0);
-    scan.durable = pieces.iter().map(|(header, _)| header.durable).max().unwrap_or(0);
-    scan.places = assemble(pieces);
-    Ok(scan)
-}
-
-/// Reads a window and the beginning of the next. Whether the file goes on behind it.
-fn fill(
-    file: &File,
-    offset: u64,
-    window: &mut Vec<u8>,
-    unreadable: &mut usize,
-) -> io::Result<bool> {
-    window.clear();
-    window.resize(WINDOW + VALUE_MAX, 0);
-    let mut len = 0;
-    while let Some(rest) = window.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + len as u64) {
-            Ok(0) => {
-                window.truncate(len);
-                return Ok(false);
-            }
-            Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_damage(&error) => {
-                *unreadable += 1;
-                let skipped = SECTOR - len % SECTOR;
-                if let Some(bytes) = rest.get_mut(..skipped.min(rest.len())) {
-                    bytes.fill(0);
-                    len += bytes.len();
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
-/// Drops what stands behind the first gap that is not known to have been durable: a group that was
-/// being written when the process or the power went. Nothing in it was acknowledged, and its
-/// beginning is not there: kept, its later batches would make the earlier ones look like repeats.
-fn cut_unfinished(places: &mut Vec<Place>, first: Position, durable: Position) {
-    let mut next = first;
-    let whole = places.iter().take_while(|place| {
-        let joined = place.first == next || place.first <= durable.max(place.head);
-        next = place.end();
-        joined
-    });
-    let whole = whole.count();
-    places.truncate(whole);
-}
-
-/// Puts the pieces together and the chunks in order. What is there twice counts once, chunks with a
-/// piece missing not at all.
-fn assemble(mut pieces: Vec<(Header, (u64, usize))>) -> Vec<Place> {
-    pieces.sort_by_key(|(header, (offset, _))| (header.identity(), header.piece, *offset));
-    pieces.dedup_by_key(|(header, _)| (header.identity(), header.piece));
-    let mut places: Vec<Place> = pieces
-        .chunk_by(|(a, _), (b, _)| a.same_chunk(b))
-        .filter_map(|group| {
-            let (header, _) = group.first()?;
-            (group.len() == usize::from(header.pieces)).then(|| Place {
-                first: header.first,
-                count: header.count,
-                readings: header.readings,
-                oldest: header.oldest,
-                head: header.head,
-                values: Values::File(group.iter().map(|(_, at)| *at).collect()),
-            })
-        })
-        .collect();
-    places.sort_by_key(|place| place.first);
-    let mut next = 0;
-    places.retain(|place| {
-        let keep = place.first >= next && place.count > 0;
-        if keep {
-            next = place.end();
-        }
-        keep
-    });
-    places
-}
-
-/// Whether the disk has something else than was written, or nothing at all.
-fn is_damage(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]

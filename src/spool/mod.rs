@@ -5,7 +5,7 @@
 //! | `writer` | when to commit, what to do when the disk is full or refuses; its own thread |
 //! | `inbox`, `pace` | waking that thread rarely; how long a group gathers |
 //! | `catalog` | all generations, how far they are released, recovery |
-//! | `generation` | one folder: written through a database, read from its file |
+//! | `generation`, `scan` | one folder: written through a database, read from its file |
 //! | `store` | the database: the only file that knows sled |
 //! | `chunk`, `record` | the bytes on the disk |
 //! | `marks`, `tally` | the two small files beside the databases |
@@ -35,6 +35,7 @@ mod marks;
 pub mod memory;
 mod pace;
 pub mod record;
+mod scan;
 mod store;
 mod tally;
 mod writer;
@@ -50,9 +51,10 @@ use crate::core::ids::Position;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, Opened, Spool, SpoolEvent};
 
-/// Sizes of a generation in bytes.
+/// Sizes of a generation in bytes. While one is written the database keeps most of it in memory,
+/// whatever its cache is set to.
 const GENERATION_MIN: u64 = 256 * 1024;
-const GENERATION_MAX: u64 = 8 * 1024 * 1024;
+const GENERATION_MAX: u64 = 4 * 1024 * 1024;
 /// A full spool has about this many generations: what is evicted at a time.
 const GENERATIONS: u32 = 32;
 /// A generation spans this part of `max_age`, and a second at least.

@@ -275,6 +275,8 @@ impl<'a> Fields<'a> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::float_cmp, reason = "bit for bit is what is meant")]
+
     use super::*;
 
     fn batch(device: &str, epoch: u64, seq: Option<u64>, readings: usize) -> Batch {

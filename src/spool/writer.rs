@@ -268,6 +268,8 @@ impl Writer {
             match (result, group.last()) {
                 (Ok(()), Some(&(through, _))) => {
                     self.resume();
+                    // Whoever has an ACK finds its batch counted.
+                    self.show(wall);
                     self.send(SpoolEvent::Durable { through });
                 }
                 (Ok(()), None) => {}

@@ -216,7 +216,8 @@ impl Bench {
 
     pub(super) async fn opened(&mut self) -> Opened {
         match self.event().await {
-            DeviceEvent::Opened { session, device, epoch, link, welcome, .. } => {
+            DeviceEvent::Opened { session, device, epoch, link, welcome, facts } => {
+                assert_eq!(facts.address, "127.0.0.1");
                 Opened { session, device, epoch, link, welcome }
             }
             other => panic!("{other:?}"),

@@ -17,7 +17,8 @@ fn fill(mount: &Mount) -> std::path::PathBuf {
 
 /// Adds batches until the disk refuses; the last durable position and the reason.
 fn until_stalled(bench: &mut Bench) -> (Position, String) {
-    let mut durable = 0;
+    // Nothing is waiting.
+    let mut durable = bench.next - 1;
     loop {
         while bench.next < durable + 200 {
             bench.append(bulky(bench.next, 2000));

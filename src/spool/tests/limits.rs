@@ -53,8 +53,11 @@ fn at_the_limit_the_oldest_go_and_are_counted() {
         assert_eq!(loss.first_seq, Some(*end + 1));
         *end = loss.last_seq.unwrap();
     }
-    let (batches, _, lost) = bench.load(1, usize::MAX);
-    assert_eq!((batches[0].0, batches.len() as u64, lost.len()), (evicted + 1, total - evicted, 0));
+    let (batches, _, corrupt) = bench.load(1, usize::MAX);
+    assert_eq!(
+        (batches[0].0, batches.len() as u64, corrupt.len()),
+        (evicted + 1, total - evicted, 0)
+    );
     for (_, batch) in batches {
         let end = last.entry((batch.device.clone(), batch.epoch)).or_default();
         *end += 1;

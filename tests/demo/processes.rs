@@ -1,4 +1,4 @@
-//! `tidegate demo` and its broker as processes.
+//! The demo and its broker, started as a person or the demo starts them.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
