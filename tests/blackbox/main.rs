@@ -8,6 +8,8 @@ mod dashboard;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod protocol;

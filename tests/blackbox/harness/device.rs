@@ -213,6 +213,17 @@ impl Device {
         }
     }
 
+    /// The next binary message as it is; `None` once the connection has ended.
+    pub(crate) async fn receive_bytes(&mut self) -> Option<Vec<u8>> {
+        loop {
+            match self.socket.next().await {
+                Some(Ok(Message::Binary(bytes))) => return Some(bytes.to_vec()),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+                Some(Ok(_)) => {}
+            }
+        }
+    }
+
     /// Reads ACKs until one covers `seq`.
     pub(crate) async fn acked(&mut self, seq: u64) {
         loop {
