@@ -87,7 +87,7 @@ pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let gateway = Gateway::start(settings).await?;
+        let gateway = Gateway::start(settings)?;
         gateway.serve(signals, logging).await
     })
 }
@@ -106,7 +106,8 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(settings: Settings) -> Result<Self, AppError> {
+    /// Within the runtime that it is to run on.
+    fn start(settings: Settings) -> Result<Self, AppError> {
         let started = Instant::now();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -184,10 +185,8 @@ impl Gateway {
             clock,
         };
         let (stop_listener, stop) = oneshot::channel::<()>();
-        let stop = async {
-            // Dropped or used: both mean stop.
-            let _ = stop.await;
-        };
+        // Dropped or used: both mean stop.
+        let stop = async { drop(stop.await) };
         let listener = tokio::spawn(listener.serve(context, stop, grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
         tracing::info!(
