@@ -32,7 +32,7 @@ label!(Path, path);
 label!(State, state);
 
 /// Why a connection may be refused before the upgrade.
-pub const REFUSALS: [&str; 10] = [
+pub const REFUSALS: [&str; 12] = [
     "bad-handshake",
     "unauthorized",
     "origin",
@@ -43,6 +43,8 @@ pub const REFUSALS: [&str; 10] = [
     "address-limit",
     "full",
     "stopping",
+    "timeout",
+    "tls",
 ];
 
 /// The counters. Cloning is not needed: share it in an `Arc`.
@@ -290,7 +292,7 @@ mod tests {
             "readings_lost_total{reason=\"evicted-age\"} 0",
             "readings_lost_total{reason=\"corrupt\"} 0",
             "readings_lost_total{reason=\"refused\"} 0",
-            "batches_rejected_total{code=\"malformed\"} 0",
+            "batches_rejected_total{code=\"1\"} 0",
             "ack_seconds_count{path=\"published\"} 0",
             "ack_seconds_count{path=\"spooled\"} 0",
         ] {

@@ -22,11 +22,13 @@ pub(super) fn noise(rng: &mut impl Rng, deviation: f64) -> f64 {
 }
 
 /// Whether something happens in a step of `seconds` that happens once in `mean` seconds.
+#[cfg(feature = "demo")]
 pub(super) fn chance(rng: &mut impl Rng, seconds: f64, mean: f64) -> bool {
     rng.random::<f64>() < 1.0 - (-seconds / mean).exp()
 }
 
 /// A value that wanders around a middle and is drawn back to it.
+#[cfg(feature = "demo")]
 #[derive(Debug, Clone)]
 pub(super) struct Wander {
     offset: f64,
@@ -34,6 +36,7 @@ pub(super) struct Wander {
     memory: f64,
 }
 
+#[cfg(feature = "demo")]
 impl Wander {
     /// Wanders with this standard deviation and forgets where it was within `memory` seconds.
     pub(super) fn new(deviation: f64, memory: f64) -> Self {
@@ -65,6 +68,7 @@ mod tests {
         assert!(at(14.0) > at(10.0) && at(16.0) > at(20.0));
     }
 
+    #[cfg(feature = "demo")]
     #[test]
     fn noise_and_wandering_keep_to_their_deviation() {
         let mut rng = rand::rng();
@@ -79,6 +83,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "demo")]
     #[test]
     fn chance_comes_once_in_its_mean_time() {
         let mut rng = rand::rng();

@@ -120,3 +120,27 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::REFUSALS;
+
+    #[test]
+    fn every_refusal_is_counted_from_the_start() {
+        let all = [
+            Refusal::BadHandshake("why"),
+            Refusal::Unauthorized,
+            Refusal::OriginNotAllowed,
+            Refusal::NoSuchPath,
+            Refusal::MethodNotAllowed,
+            Refusal::UpgradeRequired,
+            Refusal::UnsupportedVersion,
+            Refusal::TooManyFromAddress,
+            Refusal::Full,
+            Refusal::Stopping,
+        ];
+        let labels = all.iter().map(Refusal::label).chain(["timeout", "tls"]);
+        assert!(labels.eq(REFUSALS), "in the order of the list in metrics");
+    }
+}

@@ -1,8 +1,9 @@
 //! The HTTP request that opens a WebSocket (RFC 6455 section 4.2.1), read and judged.
 //!
-//! By hand on httparse: an HTTP server's connection state and buffers cost several times what the
-//! session behind it does, and here there is never a second request nor a body, so what makes
-//! HTTP/1.1 hard does not arise: after the one answer the connection is a WebSocket or closed.
+//! By hand on httparse: hyper's connection begins with a read buffer of 8 KiB, three times what a
+//! whole idle session takes, and a fleet that comes back is in the handshake all at once. Here
+//! there is never a second request nor a body, so what makes HTTP/1.1 hard does not arise: after
+//! the one answer the connection is a WebSocket or closed.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;

@@ -59,17 +59,11 @@ struct Greenhouse {
     air: Wander,
     clouds: Wander,
     soil: f64,
-    rng: fn() -> ThreadRng,
 }
 
 impl Greenhouse {
     fn new() -> Self {
-        Self {
-            air: Wander::new(0.6, 300.0),
-            clouds: Wander::new(0.25, 120.0),
-            soil: 34.0,
-            rng: rand::rng,
-        }
+        Self { air: Wander::new(0.6, 300.0), clouds: Wander::new(0.25, 120.0), soil: 34.0 }
     }
 }
 
@@ -87,7 +81,7 @@ impl Plant for Greenhouse {
     }
 
     fn measure(&mut self, moment: Moment) -> Vec<Reading> {
-        let rng = &mut (self.rng)();
+        let rng = &mut rand::rng();
         let sun = moment.daily(13.0).max(0.0);
         let clouds = (0.8 + self.clouds.step(rng, moment.elapsed)).clamp(0.15, 1.0);
         let temperature = 20.0
