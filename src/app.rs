@@ -20,12 +20,13 @@ use crate::config::watch::{FileWatch, RegistryWatch};
 use crate::config::{Drain, Settings, Surroundings};
 use crate::core::delivery;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
-use crate::device::{self, ListenError, Listener, TlsSlot};
+use crate::device::{self, ListenError, Listener};
 use crate::engine::{Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
+use crate::host::tls::TlsSlot;
 use crate::metrics::Metrics;
 use crate::ports::{Budget, Clock, Health};
 use crate::spool::{self, SledSpool, SpoolError};
@@ -106,6 +107,7 @@ struct Gateway {
 }
 
 impl Gateway {
+    /// Within the runtime that it is to run on.
     fn start(settings: Settings) -> Result<Self, AppError> {
         let started = Instant::now();
         for warning in &settings.warnings {
@@ -285,8 +287,8 @@ impl Gateway {
     }
 
     fn reload_certificates(&self) {
-        if let (Some(slot), Some(tls)) = (&self.tls, &self.settings.devices.tls) {
-            reloaded("devices.tls", slot.reload(tls));
+        if let Some(slot) = &self.tls {
+            reloaded("devices.tls", slot.reload());
         }
         if self.settings.dashboard.tls.is_some() {
             reloaded("dashboard.tls", self.dashboard.reload_certificates());
