@@ -29,7 +29,7 @@ use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
 use crate::metrics::Metrics;
 use crate::ports::{Budget, Clock, Health};
-use crate::spool::{self, SpoolError};
+use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
 /// Bursts of connections that wait for the engine at most.
@@ -99,6 +99,7 @@ struct Gateway {
     tls: Option<TlsSlot>,
     listener: JoinHandle<Result<(), ListenError>>,
     stop_listener: oneshot::Sender<()>,
+    stop_engine: oneshot::Sender<()>,
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
@@ -146,16 +147,7 @@ impl Gateway {
                 allowed_hosts: own_names(),
             },
         )?;
-        notify::status("opening the spool");
-        let path = settings.gateway.data_dir.clone();
-        std::fs::create_dir_all(&path).map_err(|error| AppError::DataDir { path, error })?;
-        let spool = spool::open(
-            &settings.gateway.data_dir,
-            &settings.spool,
-            health.clone(),
-            metrics.clone(),
-            clock.clone(),
-        )?;
+        let spool = open_spool(&settings, &health, &metrics, &clock)?;
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -174,7 +166,8 @@ impl Gateway {
             },
         );
         let grace = settings.gateway.grace;
-        let engine = tokio::spawn(engine.run(grace.mul_f64(1.0 - GOODBYE)));
+        let (stop_engine, stop) = oneshot::channel::<()>();
+        let engine = tokio::spawn(engine.run(told(stop), grace.mul_f64(1.0 - GOODBYE)));
         let context = device::Context {
             gateway: settings.gateway.id.clone(),
             events,
@@ -185,9 +178,7 @@ impl Gateway {
             clock,
         };
         let (stop_listener, stop) = oneshot::channel::<()>();
-        // Dropped or used: both mean stop.
-        let stop = async { drop(stop.await) };
-        let listener = tokio::spawn(listener.serve(context, stop, grace.mul_f64(GOODBYE)));
+        let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
         tracing::info!(
             gateway = settings.gateway.id,
@@ -205,6 +196,7 @@ impl Gateway {
             tls,
             listener,
             stop_listener,
+            stop_engine,
             engine,
             pulse,
             dashboard,
@@ -252,6 +244,8 @@ impl Gateway {
         self.listening.store(false, std::sync::atomic::Ordering::Release);
         drop(self.stop_listener);
         let listener = self.listener.await.map_err(|error| failed("device listener", Some(error)));
+        // Not before: the engine settles what the connections hand over to the last.
+        drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
@@ -300,6 +294,24 @@ impl Gateway {
             reloaded("dashboard.tls", self.dashboard.reload_certificates());
         }
     }
+}
+
+fn open_spool(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<SledSpool, AppError> {
+    notify::status("opening the spool");
+    let path = &settings.gateway.data_dir;
+    std::fs::create_dir_all(path)
+        .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
+    Ok(spool::open(path, &settings.spool, health.clone(), metrics.clone(), clock.clone())?)
+}
+
+/// Done when the sender is used or dropped: both mean stop.
+async fn told(stop: oneshot::Receiver<()>) {
+    let _ = stop.await;
 }
 
 fn reloaded(key: &str, result: Result<(), impl Display>) {

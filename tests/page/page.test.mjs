@@ -8,7 +8,7 @@
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { createInterface } from 'node:readline';
 import { after, before, beforeEach, afterEach, test } from 'node:test';
@@ -29,13 +29,13 @@ let elsewhere;
 class Gateway {
   static async start() {
     const made = new Gateway();
-    made.address = `127.0.0.1:${await freePort()}`;
+    made.port = String(await freePort());
     await made.run();
     return made;
   }
 
   async run() {
-    const command = ['demo', '--for', '10m', '--dashboard', this.address];
+    const command = ['demo', '--for', '10m', '--dashboard-port', this.port];
     this.child = spawn(TIDEGATE_BIN, command, { stdio: ['pipe', 'pipe', 'inherit'] });
     this.ended = new Promise((resolve) => { this.child.once('exit', resolve); });
     const lines = createInterface({ input: this.child.stdout });
@@ -47,17 +47,33 @@ class Gateway {
         const found = line.match(/dashboard\s+(http:\/\/\S+)/);
         if (!found) return;
         clearTimeout(timer);
-        resolve(found[1]);
+        resolve(found[1].replace(/\/$/, ''));
       });
     });
   }
 
+  // The demo runs broker, gateway and devices as children.
+  process() {
+    const { pid } = this.child;
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ');
+    const words = (child) => readFileSync(`/proc/${child}/cmdline`, 'utf8').split('\0');
+    const found = children.find((child) => words(child).includes('demo-gateway'));
+    assert.ok(found, `no gateway among ${children}`);
+    return Number(found);
+  }
+
   signal(name) {
-    this.child.kill(name);
+    process.kill(this.process(), name);
   }
 
   async kill() {
-    this.child.kill('SIGKILL');
+    if (this.child.exitCode === null && this.child.signalCode === null) {
+      try {
+        this.signal('SIGKILL');
+      } finally {
+        this.child.kill('SIGKILL');
+      }
+    }
     await this.ended;
   }
 }
