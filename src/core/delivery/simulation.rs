@@ -259,7 +259,7 @@ impl World {
     /// A limit takes the oldest from the disk; the spool counts what it takes as lost.
     fn evict(&mut self) {
         let count = self.rng.random_range(0..=self.disk.durable.len().min(20));
-        let Some(&through) = self.disk.durable.keys().take(count).last() else { return };
+        let Some(&through) = self.disk.durable.keys().take(count).next_back() else { return };
         for position in self.disk.released..=through {
             if let Some(batch) = self.disk.durable.remove(&position) {
                 let key = self.key(&batch);
