@@ -37,10 +37,15 @@ fn test_modules(path: &Path) -> Vec<PathBuf> {
     let is_root = ["mod.rs", "lib.rs", "main.rs"].iter().any(|name| path.ends_with(name));
     let folder = if is_root { path.parent().unwrap().to_owned() } else { path.with_extension("") };
     let declared = text.split("#[cfg(test)]\n").skip(1).filter_map(|rest| {
-        let line = rest.lines().next()?.trim_start_matches("pub(crate) ");
-        line.strip_prefix("mod ")?.strip_suffix(';')
+        let mut lines = rest.lines();
+        let first = lines.next()?;
+        if let Some(named) = first.strip_prefix("#[path = \"") {
+            return Some(path.with_file_name(named.strip_suffix(".rs\"]")?));
+        }
+        let module = first.trim_start_matches("pub(crate) ").strip_prefix("mod ")?;
+        Some(folder.join(module.strip_suffix(';')?))
     });
-    declared.map(|name| folder.join(name)).collect()
+    declared.collect()
 }
 
 /// Every file below `folder` that ends in `.extension`.
