@@ -20,15 +20,16 @@ use crate::config::watch::{FileWatch, RegistryWatch};
 use crate::config::{Drain, Settings, Surroundings};
 use crate::core::delivery;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
-use crate::device::{self, ListenError, Listener, TlsSlot};
+use crate::device::{self, ListenError, Listener};
 use crate::engine::{Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
+use crate::host::tls::TlsSlot;
 use crate::metrics::Metrics;
 use crate::ports::{Budget, Clock, Health};
-use crate::spool::{self, SpoolError};
+use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
 /// Bursts of connections that wait for the engine at most.
@@ -86,7 +87,7 @@ pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let gateway = Gateway::start(settings).await?;
+        let gateway = Gateway::start(settings)?;
         gateway.serve(signals, logging).await
     })
 }
@@ -98,6 +99,7 @@ struct Gateway {
     tls: Option<TlsSlot>,
     listener: JoinHandle<Result<(), ListenError>>,
     stop_listener: oneshot::Sender<()>,
+    stop_engine: oneshot::Sender<()>,
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
@@ -105,7 +107,8 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(settings: Settings) -> Result<Self, AppError> {
+    /// Within the runtime that it is to run on.
+    fn start(settings: Settings) -> Result<Self, AppError> {
         let started = Instant::now();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -144,16 +147,7 @@ impl Gateway {
                 allowed_hosts: own_names(),
             },
         )?;
-        notify::status("opening the spool");
-        let path = settings.gateway.data_dir.clone();
-        std::fs::create_dir_all(&path).map_err(|error| AppError::DataDir { path, error })?;
-        let spool = spool::open(
-            &settings.gateway.data_dir,
-            &settings.spool,
-            health.clone(),
-            metrics.clone(),
-            clock.clone(),
-        )?;
+        let spool = open_spool(&settings, &health, &metrics, &clock)?;
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -172,7 +166,8 @@ impl Gateway {
             },
         );
         let grace = settings.gateway.grace;
-        let engine = tokio::spawn(engine.run(grace.mul_f64(1.0 - GOODBYE)));
+        let (stop_engine, stop) = oneshot::channel::<()>();
+        let engine = tokio::spawn(engine.run(told(stop), grace.mul_f64(1.0 - GOODBYE)));
         let context = device::Context {
             gateway: settings.gateway.id.clone(),
             events,
@@ -183,11 +178,7 @@ impl Gateway {
             clock,
         };
         let (stop_listener, stop) = oneshot::channel::<()>();
-        let stop = async {
-            // Dropped or used: both mean stop.
-            let _ = stop.await;
-        };
-        let listener = tokio::spawn(listener.serve(context, stop, grace.mul_f64(GOODBYE)));
+        let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
         tracing::info!(
             gateway = settings.gateway.id,
@@ -205,6 +196,7 @@ impl Gateway {
             tls,
             listener,
             stop_listener,
+            stop_engine,
             engine,
             pulse,
             dashboard,
@@ -252,6 +244,8 @@ impl Gateway {
         self.listening.store(false, std::sync::atomic::Ordering::Release);
         drop(self.stop_listener);
         let listener = self.listener.await.map_err(|error| failed("device listener", Some(error)));
+        // Not before: the engine settles what the connections hand over to the last.
+        drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
@@ -293,13 +287,31 @@ impl Gateway {
     }
 
     fn reload_certificates(&self) {
-        if let (Some(slot), Some(tls)) = (&self.tls, &self.settings.devices.tls) {
-            reloaded("devices.tls", slot.reload(tls));
+        if let Some(slot) = &self.tls {
+            reloaded("devices.tls", slot.reload());
         }
         if self.settings.dashboard.tls.is_some() {
             reloaded("dashboard.tls", self.dashboard.reload_certificates());
         }
     }
+}
+
+fn open_spool(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<SledSpool, AppError> {
+    notify::status("opening the spool");
+    let path = &settings.gateway.data_dir;
+    std::fs::create_dir_all(path)
+        .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
+    Ok(spool::open(path, &settings.spool, health.clone(), metrics.clone(), clock.clone())?)
+}
+
+/// Done when the sender is used or dropped: both mean stop.
+async fn told(stop: oneshot::Receiver<()>) {
+    let _ = stop.await;
 }
 
 fn reloaded(key: &str, result: Result<(), impl Display>) {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -130,14 +130,17 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         engine
     }
 
-    /// Works until every [`crate::ports::DeviceSender`] is gone, then settles what is left: waits
-    /// a moment for PUBACKs, spools the rest, and closes the uplink and the spool, all within
-    /// `grace`.
-    pub async fn run(mut self, grace: Duration) -> Stopped {
-        poll_fn(|cx| {
-            self.poll_until(cx, |engine| engine.inbox.is_closed() && engine.inbox.is_empty())
+    /// Works until `stop` is done, then settles what is left: waits a moment for PUBACKs, spools
+    /// the rest, and closes the uplink and the spool, all within `grace`.
+    pub async fn run(mut self, stop: impl Future<Output = ()>, grace: Duration) -> Stopped {
+        let mut stop = pin!(stop);
+        poll_fn(|cx| match stop.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => self.poll_until(cx, |_| false),
         })
         .await;
+        // What the connections have handed over is still taken.
+        self.inbox.close();
         let deadline = Instant::now() + grace;
         let last_acks = deadline.min(Instant::now() + LAST_ACKS.min(grace / 4));
         let _ = timeout_at(last_acks, self.settled()).await;
@@ -151,7 +154,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     }
 
     async fn settled(&mut self) {
-        poll_fn(|cx| self.poll_until(cx, |engine| engine.delivery.is_settled())).await;
+        let settled = |engine: &Self| engine.inbox.is_empty() && engine.delivery.is_settled();
+        poll_fn(|cx| self.poll_until(cx, settled)).await;
     }
 
     fn poll_until(&mut self, cx: &mut Context<'_>, end: impl Fn(&Self) -> bool) -> Poll<()> {

@@ -1,6 +1,11 @@
-//! Every counter of the gateway in one place. The rooms count here as things happen; `/metrics` of
-//! the dashboard shows it. Names and labels are part of what the outside relies on: dashboards and
-//! alerts are written against them.
+//! Every counter of the gateway in one place, all with the prefix `tidegate_`. The rooms count here
+//! as things happen; `/metrics` of the dashboard shows it, as `OpenMetrics` 1.0 or Prometheus 0.0.4
+//! text. What each means to an operator is in `docs/configuration.md`.
+//!
+//! Names and labels are part of what the outside relies on: dashboards and alerts are written
+//! against them. Labels are from closed sets, so that the number of series is bounded, and all
+//! series of a set are there from the start. Counters begin at 0 with the process. Gauges of the
+//! spool and the uplink are copied from [`crate::ports::Health`] when the text is asked for.
 
 use std::sync::atomic::AtomicU64;
 

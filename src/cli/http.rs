@@ -9,8 +9,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -20,11 +18,13 @@ use tokio_rustls::rustls::client::danger::{
 use tokio_rustls::rustls::crypto::{
     CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature,
 };
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
 };
 
 use crate::config::Dashboard;
+use crate::host::tls;
 
 /// From the connection to the last byte.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -44,13 +44,9 @@ pub(super) struct Gateway {
 impl Gateway {
     /// The one with this configuration on this host.
     pub(super) fn of(dashboard: &Dashboard) -> anyhow::Result<Self> {
-        let certificate = match &dashboard.tls {
-            None => None,
-            Some(tls) => Some(
-                CertificateDer::from_pem_file(&tls.cert)
-                    .with_context(|| format!("{} cannot be read", tls.cert.display()))?,
-            ),
-        };
+        // The first of the chain is the gateway's own.
+        let chain = dashboard.tls.as_ref().map(|tls| tls::certificates(&tls.cert)).transpose()?;
+        let certificate = chain.and_then(|chain| chain.into_iter().next());
         Ok(Self { authority: reachable(dashboard.listen).to_string(), certificate })
     }
 

@@ -36,6 +36,7 @@ const KEYS: [&str; 5] = ["token", "previous", "created", "readings", "commands"]
 #[derive(Debug, Default)]
 pub struct Registry {
     devices: HashMap<DeviceId, Device>,
+    has_file: bool,
 }
 
 /// What the registry holds about one device.
@@ -93,7 +94,7 @@ impl Registry {
         if errors.is_empty() {
             parser.root(root.get_ref(), &mut devices);
         }
-        parser.faults.or(Self { devices })
+        parser.faults.or(Self { devices, has_file: true })
     }
 
     /// What `device` may do, if `token` is its own: the current one, or the one before within its
@@ -146,6 +147,12 @@ impl Registry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.devices.is_empty()
+    }
+
+    /// Whether there is a file, be it one that lists nobody. The default registry has none.
+    #[must_use]
+    pub fn has_file(&self) -> bool {
+        self.has_file
     }
 
     /// Always two comparisons, whatever is registered.
@@ -386,7 +393,8 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_a_registry_without_devices() {
-        assert!(Registry::parse("", Path::new("d")).unwrap().is_empty());
+        let empty = Registry::parse("", Path::new("d")).unwrap();
+        assert!(empty.is_empty() && empty.has_file() && !Registry::default().has_file());
         assert!(Registry::parse("[devices]\n", Path::new("d")).unwrap().is_empty());
     }
 

@@ -85,7 +85,8 @@ impl RegistryWatch {
         // The stamp is older than what is read, so that a change between the two is not missed.
         let files = FileWatch::new([path.to_owned()]);
         let registry = Registry::load(path)?.unwrap_or_else(|| {
-            tracing::warn!(file = %path.display(), "no device is registered yet");
+            // Whether that matters depends on `devices.auth`: the configuration's check warns.
+            tracing::info!(file = %path.display(), "there is no registry of devices yet");
             Registry::default()
         });
         let (current, receiver) = watch::channel(Arc::new(registry));
@@ -119,8 +120,8 @@ impl RegistryWatch {
                 self.current.send_replace(Arc::new(registry));
                 return true;
             }
-            Ok(Ok(None)) if self.current.borrow().is_empty() => {
-                tracing::warn!(%file, "no device is registered yet");
+            Ok(Ok(None)) if !self.current.borrow().has_file() => {
+                tracing::info!(%file, "there is no registry of devices yet");
             }
             Ok(Ok(None)) => {
                 tracing::error!(%file, "the registry is gone; the devices known before stay so");

@@ -24,19 +24,18 @@ mod stream;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
-use tokio_rustls::TlsAcceptor;
 
 pub use self::feed::{Fleet, Limits};
 use self::hub::Hub;
 use crate::config;
-use crate::host::tls::{self, TlsError};
+use crate::host::tls::{TlsError, TlsSlot};
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Health, lock};
+use crate::ports::{Clock, Health};
 
 /// What the dashboard shows, and what it needs for it.
 #[derive(Clone)]
@@ -90,35 +89,11 @@ pub enum DashboardError {
     Thread(io::Error),
 }
 
-/// The dashboard's certificate: where it is read from, and what new connections get.
-#[derive(Clone)]
-struct Certificates {
-    settings: config::Tls,
-    current: Arc<Mutex<TlsAcceptor>>,
-}
-
-impl Certificates {
-    fn load(settings: &config::Tls) -> Result<Self, TlsError> {
-        let current = Arc::new(Mutex::new(tls::server_config(settings)?.into()));
-        Ok(Self { settings: settings.clone(), current })
-    }
-
-    fn acceptor(&self) -> TlsAcceptor {
-        lock(&self.current).clone()
-    }
-}
-
-impl std::fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Certificates").field(&self.settings).finish()
-    }
-}
-
 /// A running dashboard. Dropping it stops the dashboard without waiting.
 #[derive(Debug)]
 pub struct DashboardHandle {
     local_addr: SocketAddr,
-    tls: Option<Certificates>,
+    tls: Option<TlsSlot>,
     signal: watch::Sender<Duration>,
     ended: oneshot::Receiver<bool>,
 }
@@ -136,7 +111,7 @@ impl DashboardHandle {
     /// When a file cannot be read or used; then the certificate stays what it was.
     pub fn reload_certificates(&self) -> Result<(), DashboardError> {
         if let Some(tls) = &self.tls {
-            *lock(&tls.current) = tls::server_config(&tls.settings)?.into();
+            tls.reload()?;
         }
         Ok(())
     }
@@ -162,7 +137,7 @@ pub fn start(
 ) -> Result<DashboardHandle, DashboardError> {
     let listen = settings.listen;
     let bind = |source| DashboardError::Bind { listen, source };
-    let tls = settings.tls.as_ref().map(Certificates::load).transpose()?;
+    let tls = settings.tls.as_ref().map(TlsSlot::load).transpose()?;
     let listener = TcpListener::bind(listen).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let local_addr = listener.local_addr().map_err(bind)?;

@@ -14,11 +14,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::Certificates;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
 use super::stream::MAX_VIEWERS;
+use crate::host::tls::TlsSlot;
 
 /// Connections at a time that are not upgraded (viewers have [`MAX_VIEWERS`] besides).
 const MAX_CONNECTIONS: usize = MAX_VIEWERS + 256;
@@ -53,7 +53,7 @@ impl Stopping {
 /// time that `signal` last said is over. Returns whether they had all ended.
 pub(super) async fn run(
     listener: TcpListener,
-    tls: Option<Certificates>,
+    tls: Option<TlsSlot>,
     hub: Arc<Hub>,
     signal: watch::Receiver<Duration>,
 ) -> bool {
@@ -75,7 +75,7 @@ pub(super) async fn run(
 
 async fn accept(
     listener: &TcpListener,
-    tls: Option<&Certificates>,
+    tls: Option<&TlsSlot>,
     router: &Router,
     stopping: &Stopping,
 ) {
@@ -103,7 +103,7 @@ async fn accept(
             continue;
         };
         let (tls, router, stopping) =
-            (tls.map(Certificates::acceptor), router.clone(), stopping.clone());
+            (tls.map(TlsSlot::acceptor), router.clone(), stopping.clone());
         tokio::spawn(async move {
             connection(stream, tls, router, stopping).await;
             drop(place);

@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::ending::restarting;
 use super::handshake;
 use super::shared::{Context, Shared};
-use super::tls::{TlsError, TlsSlot};
 use crate::config::Devices;
 use crate::config::registry::Registry;
+use crate::host::tls::{TlsError, TlsSlot};
 use crate::ports::lock;
 
 /// Connections that the kernel keeps until they are accepted: enough for a fleet that comes back.

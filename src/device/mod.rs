@@ -36,4 +36,3 @@ mod websocket;
 
 pub use listener::{ListenError, Listener};
 pub use shared::Context;
-pub use tls::{TlsError, TlsSlot};

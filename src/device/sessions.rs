@@ -18,20 +18,17 @@ pub(crate) enum Proof {
     Unasked,
     /// With a token of the registry.
     Token(Credential),
-    /// With a client certificate; whether the registry listed the device then.
-    Certificate {
-        /// Whether it did.
-        listed: bool,
-    },
+    /// With a client certificate.
+    Certificate,
 }
 
 impl Proof {
     /// Checks what a device offers. What the work and the answer are does not tell whether the
     /// device is known.
     ///
-    /// With certificates the registry need not list anybody: who has a certificate of the client
-    /// CA is a device. Once it lists some, only those may connect, so that removing one shuts it
-    /// out.
+    /// With certificates there need not be a registry: who has a certificate of the client CA is a
+    /// device. Where there is the file, only those that it lists may connect, even when it lists
+    /// nobody, so that removing a device shuts it out and opens the door for nobody.
     pub(crate) fn check(
         auth: Auth,
         registry: &Registry,
@@ -45,11 +42,7 @@ impl Proof {
             Auth::Token => {
                 registry.credential(device, token.unwrap_or_default(), now).map(Self::Token)
             }
-            Auth::Mtls => {
-                let listed = registry.permissions(device).is_some();
-                let known = listed || registry.is_empty();
-                (certified && known).then_some(Self::Certificate { listed })
-            }
+            Auth::Mtls => (certified && admits(registry, device)).then_some(Self::Certificate),
         }
     }
 
@@ -58,15 +51,18 @@ impl Proof {
         match self {
             Self::Unasked => true,
             Self::Token(credential) => registry.still_valid(credential, device, now),
-            Self::Certificate { listed } => {
-                registry.permissions(device).is_some() || (!listed && registry.is_empty())
-            }
+            Self::Certificate => admits(registry, device),
         }
     }
 
     fn is_token(&self) -> bool {
         matches!(self, Self::Token(_))
     }
+}
+
+/// Whether a device that has proved itself by its certificate may connect.
+fn admits(registry: &Registry, device: &DeviceId) -> bool {
+    !registry.has_file() || registry.get(device).is_some()
 }
 
 /// What `device` may do: as the registry says, else publish everything and be sent nothing.

@@ -1,3 +1,5 @@
+//! Chunks: what is written reads back, and damage is noticed.
+
 #![allow(clippy::float_cmp, reason = "bit for bit is what is meant")]
 
 use std::path::PathBuf;

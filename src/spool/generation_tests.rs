@@ -1,3 +1,5 @@
+//! Generations: holes, crashes, and what counts as lost.
+
 use std::sync::Arc;
 
 use super::*;

@@ -13,8 +13,46 @@
 //! | `disk` | lock, folders, sizes |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
-//! What a crash may do: batches that were added and not reported [`SpoolEvent::Durable`] may or may
-//! not be there after it. Batches that were released within the last 50 ms before it may come again.
+//! # On the disk
+//!
+//! Below `gateway.data_dir`; all of it may be deleted while the gateway is stopped, at the price of
+//! the batches in it.
+//!
+//! | path | what | format |
+//! |---|---|---|
+//! | `lock` | one gateway at a time: held with `flock`, holds the process's number | text |
+//! | `spool/marks` | how far writing and releasing have come | `marks` |
+//! | `spool/gen-<position>` | a generation, named by its first position | |
+//! | `…/db`, `conf`, `blobs` | its sled database, 0.34: values by slot, u64 big-endian from 0 | `store` |
+//! | `…/summary` | who has what in it, once it is complete; may be missing | `tally` |
+//! | `spool/trash-…` | being deleted; deleted at the next start if need be | |
+//! | `spool/damaged-<time>-gen-…` | what could not all be read, the newest three; for inspection | |
+//!
+//! A value of the database is one piece of a *chunk* ([`chunk`]): a header with its place and its
+//! checksums, and part of a compressed body of *records* ([`record`]), one for each batch. Batches
+//! have *positions*, u64, each used once and for ever increasing; a chunk holds consecutive ones, a
+//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM1`, `tgG1`); a reader
+//! passes over what it does not know as it would over damage, and never guesses.
+//!
+//! A generation ends at a 32nd of `spool.max_bytes`, but at least 256 KiB and at most 4 MiB, or when
+//! it spans a 16th of `spool.max_age`. It is written once, from front to back, and deleted whole:
+//! when all of it is released, or when a limit takes it. Nothing is rewritten in place but `marks`.
+//! Only the process that made a database has it open in sled; one that an earlier process left is
+//! read by a scan of its `db` file for pieces (`scan`), never opened, written or repaired.
+//!
+//! # What is durable when
+//!
+//! - A batch is, once [`SpoolEvent::Durable`] is reported: inserted, flushed by sled, and the `db`
+//!   file synced by us; the folder and all above it were synced when it was made.
+//! - Batches that were added and not reported may or may not be there after a crash.
+//! - A release is as exact as `marks`, which is written within 50 ms and mostly not synced: batches
+//!   released within the last 50 ms before a kill, or since the last sync before a power cut, may
+//!   come again.
+//! - A generation is deleted by renaming it to `trash-…` first, so that half of one is never taken
+//!   for a whole.
+//!
+//! There is no room kept in reserve: on a full disk nothing is dropped that is not at a limit, what
+//! waits stays unacknowledged in memory, and the commit is tried again each second.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};

@@ -1,3 +1,5 @@
+//! Records: what is encoded reads back, in few bytes, and hostile bytes are refused.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -206,10 +206,8 @@ async fn a_withheld_puback_is_neither_an_ack_nor_a_stall() {
         .await;
 }
 
-// Fifteen batches: mosquitto lets twenty be in flight.
-#[tokio::test]
-async fn a_broker_that_forgot_the_session_gets_what_it_did_not_acknowledge() {
-    let mut bench = Bench::start("", |setup| setup.set("mqtt.ack_timeout", "30s")).await;
+/// A device whose batches 1 to 15 are sent and not acknowledged; mosquitto lets twenty be in flight.
+async fn fifteen_in_flight(bench: &Bench) -> Device {
     let (mut device, _) = bench.gateway.device("kiln-3").open(Some(7)).await;
     bench.proxy.set(Mode::SwallowAcks);
     for seq in 1..=15 {
@@ -219,6 +217,13 @@ async fn a_broker_that_forgot_the_session_gets_what_it_did_not_acknowledge() {
         .proxy
         .until("all in flight", |seen| seen.iter().filter(|s| s.is_readings()).count() == 15)
         .await;
+    device
+}
+
+#[tokio::test]
+async fn a_broker_that_forgot_the_session_gets_what_it_did_not_acknowledge() {
+    let mut bench = Bench::start("", |setup| setup.set("mqtt.ack_timeout", "30s")).await;
+    let mut device = fifteen_in_flight(&bench).await;
     bench.broker.kill();
     let before = bench.proxy.readings().len();
     bench.proxy.set(Mode::Forward);
@@ -344,15 +349,7 @@ async fn losses_older_than_the_limit_are_counted_and_published() {
 #[tokio::test]
 async fn what_sigterm_interrupts_is_spooled_and_arrives_after_the_restart() {
     let mut bench = Bench::start("", |setup| setup.set("mqtt.ack_timeout", "60s")).await;
-    let (mut device, _) = bench.gateway.device("kiln-3").open(Some(7)).await;
-    bench.proxy.set(Mode::SwallowAcks);
-    for seq in 1..=15 {
-        device.reading(seq, seq as f64).await;
-    }
-    bench
-        .proxy
-        .until("all in flight", |seen| seen.iter().filter(|s| s.is_readings()).count() == 15)
-        .await;
+    let mut device = fifteen_in_flight(&bench).await;
     bench.gateway.stop().await;
     assert_eq!(device.closed().await, 1012);
     let before = bench.proxy.readings().len();

@@ -142,6 +142,22 @@ async fn sighup_reads_the_registry_at_once() {
 }
 
 #[tokio::test]
+async fn a_healthy_day_has_no_warning_in_the_log() {
+    let broker = Broker::start("").await;
+    let mut gateway = Setup::new(broker.port).start().await;
+    gateway.until_uplink("connected").await;
+    let (mut device, _) = gateway.device("kiln-3").open(Some(7)).await;
+    device.reading(1, 21.5).await;
+    device.acked(1).await;
+    gateway.signal(Signal::HUP);
+    until("it is reloaded", async || gateway.log().contains("reloaded")).await;
+    gateway.stop().await;
+    let log = gateway.log();
+    assert!(log.contains("stopped"), "{log}");
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test]
 async fn a_rotated_token_replaces_the_old_one_at_once_or_after_the_overlap() {
     let (_broker, gateway) = start().await;
     let first = gateway.add("kiln-3", &[]);

@@ -41,11 +41,11 @@ fn a_file_that_is_missing_or_holds_something_else_is_named_with_its_setting() {
     };
     let none = None;
     for (error, parts) in [
-        (with(&missing, &none, &none), ["mqtt.ca", "nowhere.pem", "cannot read"]),
+        (with(&missing, &none, &none), ["mqtt.ca", "nowhere.pem", "cannot be read"]),
         (with(&text, &none, &none), ["mqtt.ca", "text.pem", "no certificate"]),
-        (with(&good, &missing, &key), ["mqtt.cert", "nowhere.pem", "cannot read"]),
+        (with(&good, &missing, &key), ["mqtt.cert", "nowhere.pem", "cannot be read"]),
         (with(&good, &good, &text), ["mqtt.key", "text.pem", "no private key"]),
-        (with(&good, &good, &wrong_key), ["mqtt.key", "wrong.key", "does not fit"]),
+        (with(&good, &good, &wrong_key), ["mqtt.key", "wrong.key", "cannot be used together"]),
         (with(&good, &good, &none), ["mqtt.cert", "mqtt.key", "belong together"]),
         (
             error(&Mqtt { password_file: missing.clone(), ..settings(1) }),

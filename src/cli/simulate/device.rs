@@ -82,7 +82,8 @@ struct Device {
     client: Client,
     common: Common,
     channels: Channels,
-    /// Numbers sent and not acknowledged, and when they were due.
+    /// Numbers sent and not acknowledged, and when they were sent. (A timer's tick is a millisecond:
+    /// counted from when they were due, the tool would show itself.)
     waiting: VecDeque<(u64, Instant)>,
     /// Made, but there was no room for it yet.
     pack: Option<Vec<u8>>,
@@ -165,7 +166,7 @@ impl Device {
                 }
             } else {
                 match self.client.try_send_pack(&pack) {
-                    Ok(Some(seq)) => self.waiting.push_back((seq, *due)),
+                    Ok(Some(seq)) => self.waiting.push_back((seq, now)),
                     Ok(None) => {
                         self.pack = Some(pack);
                         break true;
@@ -198,7 +199,7 @@ impl Device {
         match event {
             Event::Acked(seq) => {
                 let count = self.waiting.partition_point(|(waiting, _)| *waiting <= seq);
-                totals.batches_acked(self.waiting.drain(..count).map(|(_, due)| due));
+                totals.batches_acked(self.waiting.drain(..count).map(|(_, sent)| sent));
             }
             Event::Rejected { seq, code, reason } => {
                 totals.rejected.add(1);

@@ -117,14 +117,14 @@ impl Totals {
         self.sent.add(count);
     }
 
-    /// The batches that became due at these times are acknowledged.
-    pub(super) fn batches_acked(&self, due: impl Iterator<Item = Instant>) {
+    /// The batches that were sent at these times are acknowledged.
+    pub(super) fn batches_acked(&self, sent: impl Iterator<Item = Instant>) {
         let now = Instant::now();
         let mut count = 0;
         let mut late = lock(&self.late);
-        for due in due {
+        for sent in sent {
             count += 1;
-            let micros = now.saturating_duration_since(due).as_micros();
+            let micros = now.saturating_duration_since(sent).as_micros();
             late.recent.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
         }
         late.last_acked = Some(now);
@@ -226,7 +226,7 @@ pub(super) struct Summary {
     seconds: f64,
     batches_per_second: f64,
     readings_per_second: f64,
-    /// From when a batch was due to its acknowledgement, in microseconds.
+    /// From when a batch was sent to its acknowledgement, in microseconds.
     ack_us: Option<AckTimes>,
     pub(super) error: Option<String>,
 }
@@ -297,10 +297,10 @@ mod tests {
         assert_eq!(totals.summary(1, false).connect_seconds, None);
         totals.device_connected(true);
         totals.batches_sent(3);
-        let due = Instant::now();
-        totals.batches_acked([due, due].into_iter());
-        totals.live_line(&mut (due, 0));
-        totals.batches_acked(std::iter::once(due));
+        let sent = Instant::now();
+        totals.batches_acked([sent, sent].into_iter());
+        totals.live_line(&mut (sent, 0));
+        totals.batches_acked(std::iter::once(sent));
         let summary = totals.summary(4, false);
         assert!(summary.connect_seconds.is_some());
         assert_eq!((summary.sent, summary.acked), (3, 3));

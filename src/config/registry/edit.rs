@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fs4::FileExt;
 use rand::TryRngCore;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::retry_on_intr;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::{Hash, Registry};
@@ -82,7 +83,9 @@ impl Editor {
             .mode(0o600)
             .open(&lock_path)
             .map_err(io("cannot open the lock file"))?;
-        FileExt::lock(&lock).map_err(io("cannot lock"))?;
+        retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
+            .map_err(io::Error::from)
+            .map_err(io("cannot lock"))?;
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),

@@ -24,7 +24,8 @@ pub(super) struct Backlog {
     /// Settled at the broker before the cursor came by (live-first only).
     ahead: BTreeSet<Position>,
     released: Position,
-    loading: bool,
+    /// Where the read that is under way began.
+    loading: Option<Position>,
 }
 
 impl Backlog {
@@ -38,7 +39,7 @@ impl Backlog {
             outstanding: VecDeque::new(),
             ahead: BTreeSet::new(),
             released: head,
-            loading: false,
+            loading: None,
         }
     }
 
@@ -166,17 +167,17 @@ impl Backlog {
 
     /// What to read back next: from where, and how many bytes.
     pub(super) fn want_load(&mut self, limit: usize) -> Option<(Position, usize)> {
-        if self.loading || self.cursor >= self.durable || self.ready_weight > limit / 2 {
+        if self.loading.is_some() || self.cursor >= self.durable || self.ready_weight > limit / 2 {
             return None;
         }
-        self.loading = true;
+        self.loading = Some(self.cursor);
         Some((self.cursor, limit - self.ready_weight))
     }
 
-    /// The answer to [`Self::want_load`]. Returns whether it led on.
+    /// The answer to [`Self::want_load`]. Returns whether it led on; meanwhile an eviction may have
+    /// moved the cursor further.
     pub(super) fn loaded(&mut self, batches: Vec<(Position, Arc<Batch>)>, next: Position) -> bool {
-        self.loading = false;
-        let from = self.cursor;
+        let from = self.loading.take();
         for (position, batch) in batches {
             if position >= self.cursor {
                 self.cursor = position;
@@ -184,7 +185,7 @@ impl Backlog {
             }
         }
         self.cursor = self.cursor.max(next.min(self.durable));
-        self.cursor > from || from >= self.durable
+        from != Some(self.cursor)
     }
 
     /// The spool had nothing where something must be: goes on behind it. Returns what is missing.

@@ -178,6 +178,7 @@ impl World {
                 Action::Release { through } => self.release(through),
                 Action::Settled { .. } | Action::Published { .. } => {}
                 Action::Lost(loss) => {
+                    assert_eq!(loss.reason, LossReason::Refused, "{loss:?}");
                     let device =
                         self.names.iter().position(|n| Some(n) == loss.device.as_ref()).unwrap();
                     assert!(self.refused.insert((device, loss.first_seq.unwrap())), "lost once");
@@ -253,6 +254,20 @@ impl World {
             batches.push((position, batch.clone()));
         }
         self.delivery.loaded(batches, next, self.now);
+    }
+
+    /// A limit takes the oldest from the disk; the spool counts what it takes as lost.
+    fn evict(&mut self) {
+        let count = self.rng.random_range(0..=self.disk.durable.len().min(20));
+        let Some(&through) = self.disk.durable.keys().take(count).next_back() else { return };
+        for position in self.disk.released..=through {
+            if let Some(batch) = self.disk.durable.remove(&position) {
+                let key = self.key(&batch);
+                self.refused.insert(key);
+            }
+        }
+        self.disk.released = through + 1;
+        self.delivery.evicted(through);
     }
 
     fn deliver(&mut self) {
@@ -338,6 +353,7 @@ impl World {
             973..983 if faults => self.lose_uplink(LostLink::Silent),
             983..995 => self.uplink_up(u32::from(faults)),
             995..996 if faults => self.crash(),
+            996..997 if faults => self.evict(),
             _ => {}
         }
         self.turn();

@@ -1,6 +1,6 @@
 //! SenML packs in CBOR (RFC 8428 section 6): read and resolved, and written resolved.
 //!
-//! What [`resolve`] accepts beyond the letter of the RFC, because devices in the field send it:
+//! What [`resolve()`] accepts beyond the letter of the RFC, because devices in the field send it:
 //! indefinite-length arrays, maps and strings, and `vd` as base64url text instead of a byte
 //! string. What it refuses beyond the letter: a label of the RFC written as text (it must be its
 //! integer in CBOR), a known label twice in one record, a unit over [`UNIT_MAX`] or a name over

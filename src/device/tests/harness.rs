@@ -127,7 +127,7 @@ pub(super) struct Bench {
     pub(super) registry: watch::Sender<Arc<Registry>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) budget: Arc<Budget>,
-    pub(super) tls: Option<crate::device::TlsSlot>,
+    pub(super) tls: Option<crate::host::tls::TlsSlot>,
     events: Option<mpsc::Receiver<DeviceEvent>>,
     screen: Arc<Screen>,
     stop: Option<oneshot::Sender<()>>,

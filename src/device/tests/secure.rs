@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName,
+};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::harness::*;
+use crate::config::registry::Registry;
 use crate::config::{Auth, Devices, Tls};
 use crate::ports::Resume;
 
@@ -143,7 +146,7 @@ async fn a_client_certificate_opens_for_the_device_it_names_and_no_other() {
     let mut tls = authority.write(folder.path());
     tls.client_ca = Some(folder.path().join("ca.pem"));
     let settings = Devices { auth: Auth::Mtls, tls: Some(tls), ..settings() };
-    let bench = Bench::start(&settings, parse(""));
+    let bench = Bench::start(&settings, Registry::default());
     let own = authority.connector(Some(&authority.issue("kiln-3", "kiln-3a")));
     assert_eq!(status(&bench, &own, "kiln-3").await, "HTTP/1.1 101", "by its CN");
     assert_eq!(status(&bench, &own, "kiln-3a").await, "HTTP/1.1 101", "by its DNS name");
@@ -151,17 +154,19 @@ async fn a_client_certificate_opens_for_the_device_it_names_and_no_other() {
     assert_eq!(status(&bench, &authority.connector(None), "kiln-3").await, "", "no certificate");
     let stranger = Authority::new().issue("kiln-3", "kiln-3");
     assert_eq!(status(&bench, &authority.connector(Some(&stranger)), "kiln-3").await, "");
-    // Once the registry lists devices, it decides which.
+    // Once there is a registry, it decides which, even when it lists nobody.
     bench.registry.send_replace(parse("[devices.kiln-3a]\n").into());
     assert_eq!(status(&bench, &own, "kiln-3a").await, "HTTP/1.1 101");
     assert_eq!(status(&bench, &own, "kiln-3").await, "HTTP/1.1 401");
+    bench.registry.send_replace(parse("").into());
+    assert_eq!(status(&bench, &own, "kiln-3a").await, "HTTP/1.1 401", "nobody is listed");
 }
 
 #[tokio::test]
 async fn a_reloaded_certificate_is_used_for_new_connections() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     let tls = authority.write(folder.path());
-    let bench = Bench::start(&Devices { tls: Some(tls.clone()), ..settings() }, parse(""));
+    let bench = Bench::start(&Devices { tls: Some(tls), ..settings() }, parse(""));
     let presented = async || {
         let stream = connect(&bench, &authority.connector(None)).await.unwrap();
         let (_, connection) = stream.get_ref();
@@ -171,6 +176,6 @@ async fn a_reloaded_certificate_is_used_for_new_connections() {
     let before = presented().await;
     assert_eq!(before, presented().await);
     authority.write(folder.path());
-    bench.tls.as_ref().unwrap().reload(&tls).unwrap();
+    bench.tls.as_ref().unwrap().reload().unwrap();
     assert_ne!(before, presented().await);
 }
