@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::harness::{Broker, Fleet, Gateway, Mode, Proxy, Setup, long_factor, until};
+use crate::harness::{Broker, Fleet, Gateway, Mode, Proxy, Setup, Witnessed, long_factor, until};
 
 const DEVICES: usize = 6;
 const PACE: Duration = Duration::from_millis(4);
@@ -110,9 +110,11 @@ async fn the_gateway_killed_in_the_middle_of_a_drain_loses_nothing() {
     for _ in 0..3 * long_factor() {
         bench.broker.kill();
         fleet.advance(600).await;
-        let before = bench.proxy.readings().len();
+        let before = bench.proxy.look(<[_]>::len);
         bench.broker.restart().await;
-        until("the drain has begun", async || bench.proxy.readings().len() > before).await;
+        // The first few are status messages.
+        let begun = |all: &[Witnessed]| all[before..].iter().any(Witnessed::is_readings);
+        bench.proxy.until("the drain has begun", begun).await;
         bench.gateway.kill();
         bench.gateway.start().await;
     }

@@ -1,7 +1,7 @@
 //! Devices under load that do what the protocol asks of them through every fault: keep what is not
 //! acknowledged, come back, send it again in order. And the account that must balance afterwards.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -81,26 +81,16 @@ impl Fleet {
         }
         let accounts: Vec<_> = self.devices.iter().map(|account| account.lock().unwrap()).collect();
         let sent: u64 = accounts.iter().map(|account| account.sent).sum();
-        until("every batch at the broker", async || {
-            let witnessed = proxy.readings();
-            let mut arrived: Vec<_> = witnessed
-                .iter()
-                .filter(|seen| seen.accepted())
-                .map(|seen| seen.publish.payload.as_slice())
-                .map(|payload| serde_json::from_slice::<serde_json::Value>(payload).unwrap())
-                .map(|json| (json["device"].to_string(), json["seq"].as_u64()))
-                .collect();
-            arrived.sort();
-            arrived.dedup();
-            arrived.len() as u64 >= sent
-        })
-        .await;
+        let mut arrivals = Arrivals::default();
+        until("every batch at the broker", async || proxy.look(|all| arrivals.count(all)) >= sent)
+            .await;
         let witnessed = proxy.readings();
         let mut total = Balance { acked: 0, repeated: 0 };
-        let mut by_device: HashMap<String, Vec<&Witnessed>> = HashMap::new();
+        let mut by_device: HashMap<String, Vec<(&Witnessed, serde_json::Value)>> = HashMap::new();
         for seen in &witnessed {
-            let device = seen.json()["device"].as_str().unwrap().to_owned();
-            by_device.entry(device).or_default().push(seen);
+            let json = seen.json();
+            let device = json["device"].as_str().unwrap().to_owned();
+            by_device.entry(device).or_default().push((seen, json));
         }
         for account in &accounts {
             assert_eq!(account.acked, account.sent, "{}: all acknowledged", account.id);
@@ -113,13 +103,39 @@ impl Fleet {
     }
 }
 
+/// Counts the different batches that the broker has accepted, looking at each only once: there may
+/// be tens of thousands, and the proxy shares this thread.
+#[derive(Default)]
+struct Arrivals {
+    looked_at: usize,
+    open: Vec<usize>,
+    accepted: HashSet<(String, u64)>,
+}
+
+impl Arrivals {
+    fn count(&mut self, all: &[Witnessed]) -> u64 {
+        let new = (self.looked_at..all.len()).filter(|at| all[*at].is_readings());
+        self.open.extend(new);
+        self.looked_at = all.len();
+        self.open.retain(|at| {
+            let seen = &all[*at];
+            if seen.accepted() {
+                let json = seen.json();
+                let device = json["device"].as_str().unwrap().to_owned();
+                self.accepted.insert((device, json["seq"].as_u64().unwrap()));
+            }
+            !seen.accepted()
+        });
+        self.accepted.len() as u64
+    }
+}
+
 /// Checks one device's arrivals and counts the repeats.
-fn balance(account: &Account, seen: &[&Witnessed]) -> u64 {
+fn balance(account: &Account, seen: &[(&Witnessed, serde_json::Value)]) -> u64 {
     let id = &account.id;
     let (mut highest, mut repeated) = (0, 0);
     let mut acked = vec![false; usize::try_from(account.sent).unwrap()];
-    for witnessed in seen {
-        let json = witnessed.json();
+    for (witnessed, json) in seen {
         let seq = json["seq"].as_u64().unwrap();
         assert!((1..=account.sent).contains(&seq), "{id}: {seq} was never sent");
         assert_eq!(json["epoch"], EPOCH, "{id}: {seq}");

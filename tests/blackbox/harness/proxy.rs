@@ -99,21 +99,19 @@ impl Proxy {
         *self.connections.borrow()
     }
 
-    /// Everything the gateway has published so far, in order.
-    pub(crate) fn witnessed(&self) -> Vec<Witnessed> {
-        self.witnessed.lock().unwrap().clone()
+    /// Looks at everything the gateway has published so far, in order.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&[Witnessed]) -> T) -> T {
+        look(&self.witnessed.lock().unwrap())
     }
 
     /// Those that are readings.
     pub(crate) fn readings(&self) -> Vec<Witnessed> {
-        let mut all = self.witnessed();
-        all.retain(Witnessed::is_readings);
-        all
+        self.look(|all| all.iter().filter(|seen| seen.is_readings()).cloned().collect())
     }
 
     /// Waits until `holds` of what was published so far.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&[Witnessed]) -> bool) {
-        until(what, async || holds(&self.witnessed.lock().unwrap())).await;
+        until(what, async || self.look(&holds)).await;
     }
 }
 
@@ -189,7 +187,8 @@ impl Link {
             if packet.kind() == mqtt::PUBACK {
                 let (id, reason) = packet.puback();
                 let mut witnessed = self.witnessed.lock().unwrap();
-                let open = witnessed.iter_mut().find(|seen| {
+                // From the end, where the open ones are.
+                let open = witnessed.iter_mut().rev().find(|seen| {
                     seen.connection == self.connection
                         && seen.publish.packet_id == Some(id)
                         && seen.acked.is_none()
