@@ -1,5 +1,6 @@
 //! tidegate under the load of its own simulator.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -10,7 +11,11 @@ use crate::process::{Process, await_port, free_port};
 use crate::subscriber::Subscriber;
 use crate::{Figures, Load};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_tidegate");
+/// What is measured: `$TIDEGATE_BIN`, or the binary that cargo built beside the bench. That one
+/// shares its dependencies' features with the tests.
+pub fn binary() -> OsString {
+    std::env::var_os("TIDEGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tidegate").into())
+}
 
 /// The gateway with a configuration that lets the load through, and its device port.
 pub fn start(dir: &Path, broker: u16) -> (Process, u16) {
@@ -27,7 +32,7 @@ pub fn start(dir: &Path, broker: u16) -> (Process, u16) {
          [log]\nlevel = \"warn\"\n"
     );
     std::fs::write(&config, text).expect("a temporary folder");
-    let process = Process::start(Command::new(BINARY).arg("run").arg("--config").arg(&config));
+    let process = Process::start(Command::new(binary()).arg("run").arg("--config").arg(&config));
     await_port(devices);
     await_port(dashboard);
     (process, devices)
@@ -35,7 +40,7 @@ pub fn start(dir: &Path, broker: u16) -> (Process, u16) {
 
 /// `tidegate simulate` against `port`; its summary.
 pub fn simulate(port: u16, arguments: &[String]) -> Value {
-    let output = Command::new(BINARY)
+    let output = Command::new(binary())
         .args(["simulate", "--json", "--url", &format!("ws://127.0.0.1:{port}")])
         .args(arguments)
         .stderr(Stdio::inherit())

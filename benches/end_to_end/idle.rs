@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::broker::upstream;
-use crate::gateway::start;
+use crate::gateway::{binary, start};
 use crate::process::Process;
 
 /// Holds `count` greeted devices and prints what they cost.
@@ -16,7 +16,7 @@ pub fn run(count: usize, hold: Duration) {
     let before = gateway.memory_kib("VmRSS");
     let started = Instant::now();
     let _load = Process::start(
-        Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        Command::new(binary())
             .args(["simulate", "--idle", "--json"])
             .arg(format!("--url=ws://127.0.0.1:{port}"))
             .arg(format!("--devices={count}"))
