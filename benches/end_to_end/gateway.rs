@@ -26,6 +26,7 @@ pub fn start(dir: &Path, broker: u16) -> (Process, u16) {
         "[gateway]\nid = \"bench\"\ndata_dir = \"{data}\"\n\
          [devices]\nlisten = \"127.0.0.1:{devices}\"\nauth = \"none\"\n\
          max_connections = 60000\nmax_connections_per_address = 60000\n\
+         heartbeat_interval = \"8s\"\n\
          rate = {{ batches_per_second = 100000, burst = 100000 }}\n\
          [mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\n\
          [dashboard]\nlisten = \"127.0.0.1:{dashboard}\"\n\
@@ -62,9 +63,10 @@ pub fn run(load: Load) -> Figures {
         format!("--window={}", load.window),
         format!("--duration={}s", load.seconds),
     ];
-    if load.rate > 0 {
-        arguments.push(format!("--total-rate={}", load.rate));
-    }
+    arguments.push(match load.rate {
+        0 => "--rate=0".into(),
+        rate => format!("--total-rate={rate}"),
+    });
     let summary = simulate(port, &arguments);
     let acked = summary["acked"].as_u64().expect("a count");
     let arrived = subscriber.settle(acked);

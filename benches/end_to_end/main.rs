@@ -1,5 +1,5 @@
 //! The whole path, end to end: simulated devices → gateway → mosquitto → subscriber, all on this
-//! machine, beside a peer in the same run: mosquitto with a WebSocket listener and a bridge.
+//! machine, beside a peer in the same run: mosquitto with a bridge.
 //!
 //! ```sh
 //! cargo bench --bench end_to_end                     # everything, a few minutes
@@ -136,6 +136,6 @@ fn main() {
         }
     }
     if args.idle > 0 && wanted("tidegate") {
-        idle::run(args.idle, Duration::from_secs(args.seconds.max(10)));
+        idle::run(args.idle, Duration::from_secs(16));
     }
 }

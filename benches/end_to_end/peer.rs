@@ -1,18 +1,16 @@
-//! The peer: mosquitto at the edge with a WebSocket listener and a bridge to the same upstream
-//! broker, loaded by MQTT clients over WebSocket with the same window and payload size.
+//! The peer: mosquitto at the edge with a bridge to the same upstream broker, loaded by MQTT
+//! clients with the same window and payload size. They come over plain TCP, since Debian's
+//! mosquitto cannot bind its WebSocket listener to loopback alone: it is spared the frames.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt, SinkExt, StreamExt};
 use hdrhistogram::Histogram;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Connect, Packet, Publish};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::broker::{mosquitto, upstream};
 use crate::process::{await_port, free_port};
@@ -29,7 +27,7 @@ pub fn run(load: Load) -> Figures {
         dir.path(),
         "edge",
         &format!(
-            "listener {port} 127.0.0.1\nprotocol websockets\nallow_anonymous true\n\
+            "listener {port} 127.0.0.1\nallow_anonymous true\n\
              persistence false\nset_tcp_nodelay true\nmax_queued_messages 0\n\
              max_inflight_messages 0\nconnection up\naddress 127.0.0.1:{broker_port}\n\
              topic # out 1\ncleansession true\nnotifications false\nbridge_max_packet_size 0\n"
@@ -79,16 +77,13 @@ async fn device(
     interval: Option<Duration>,
     end: Instant,
 ) -> (u64, Histogram<u64>) {
-    let mut request =
-        format!("ws://127.0.0.1:{port}/").into_client_request().expect("a valid address");
-    request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().expect("a token"));
-    let socket = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
+    let mut socket = TcpStream::connect(("127.0.0.1", port)).await.expect("it listens");
     socket.set_nodelay(true).expect("a socket");
-    let (mut ws, _) = tokio_tungstenite::client_async(request, socket).await.expect("upgraded");
-    let mut out = BytesMut::new();
+    let (mut out, mut input) = (BytesMut::new(), BytesMut::with_capacity(4096));
     Connect::new(format!("sim-{n}")).write(&mut out).expect("fits");
-    ws.send(Message::Binary(out.split().freeze())).await.expect("connected");
-    ws.next().await.expect("open").expect("CONNACK");
+    socket.write_all_buf(&mut out).await.expect("connected");
+    socket.read_buf(&mut input).await.expect("CONNACK");
+    Packet::read(&mut input, 1 << 20).expect("CONNACK");
 
     let topic = format!("sim/{n}");
     let payload = Bytes::from_static(
@@ -96,7 +91,6 @@ async fn device(
     );
     let mut sent: VecDeque<Instant> = VecDeque::new();
     let mut latency = Histogram::new(3).expect("three digits");
-    let mut input = BytesMut::new();
     let (mut acked, mut pkid) = (0, 0u16);
     let mut next = Instant::now() + interval.unwrap_or_default().mul_f64(n as f64 / 200.0 % 1.0);
     loop {
@@ -109,37 +103,24 @@ async fn device(
             let mut publish = Publish::new(&topic, QoS::AtLeastOnce, payload.clone());
             publish.pkid = pkid;
             publish.write(&mut out).expect("fits");
-            ws.feed(Message::Binary(out.split().freeze())).await.expect("connected");
             sent.push_back(Instant::now());
             if let Some(interval) = interval {
                 next += interval;
             }
         }
-        ws.flush().await.expect("connected");
-        let message = if sent.is_empty() {
+        socket.write_all_buf(&mut out).await.expect("connected");
+        if sent.is_empty() {
             tokio::time::sleep_until(next.min(end).into()).await;
             continue;
-        } else {
-            ws.next().await
-        };
-        take(message.expect("open").expect("a frame"), &mut input);
-        while let Some(message) = ready(&mut ws) {
-            take(message, &mut input);
         }
+        assert!(socket.read_buf(&mut input).await.expect("connected") > 0, "open");
         while let Ok(packet) = Packet::read(&mut input, 1 << 20) {
             if let Packet::PubAck(_) = packet {
                 let since = sent.pop_front().expect("acknowledged what was sent").elapsed();
-                latency.saturating_record(since.as_micros().try_into().unwrap_or(u64::MAX));
+                let micros = since.as_micros().try_into().expect("not for ever");
+                latency.record(micros).expect("it grows");
                 acked += 1;
             }
         }
     }
-}
-
-fn take(message: Message, input: &mut BytesMut) {
-    input.extend_from_slice(&message.into_data());
-}
-
-fn ready(ws: &mut WebSocketStream<TcpStream>) -> Option<Message> {
-    ws.next().now_or_never()?.and_then(Result::ok)
 }
