@@ -227,7 +227,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 let _ = welcome.send(Resume { epoch, acked });
                 self.announce_device(&device, "online", facts.since, &facts);
                 self.links.insert(session, Opened { device, link, facts });
-                self.count_links();
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
             DeviceEvent::Closed { session } => {
@@ -236,7 +235,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 if let Some(Opened { device, facts, .. }) = gone {
                     self.announce_device(&device, "offline", self.shared.clock.unix(), &facts);
                 }
-                self.count_links();
             }
         }
     }
@@ -402,11 +400,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     fn announce(&mut self, topic: String, payload: &serde_json::Value, retain: bool) {
         let payload = payload.to_string().into_bytes();
         self.publisher.announce(Announcement { topic, payload, retain });
-    }
-
-    fn count_links(&self) {
-        let count = i64::try_from(self.links.len()).unwrap_or(i64::MAX);
-        self.shared.metrics.devices_connected.set(count);
     }
 
     /// An epoch for a connection that named none: unique and growing, also over restarts as long
