@@ -146,7 +146,8 @@ fn a_summary_that_was_not_written_is_made_good() {
     let dir = tempfile::tempdir().unwrap();
     let small = crate::config::SpoolSettings { max_bytes: 8 << 20, ..settings() };
     let mut bench = Bench::open(dir.path(), &small);
-    bench.store((0..40).map(|number| bulky(number, 20_000)));
+    // Eight times what a generation holds, however the batches are grouped.
+    bench.store((0..100).map(|number| bulky(number, 20_000)));
     drop(bench);
     let spool = dir.path().join("spool");
     let summaries =
@@ -158,8 +159,8 @@ fn a_summary_that_was_not_written_is_made_good() {
     std::fs::remove_file(spool.join("marks")).unwrap();
     let mut bench = Bench::open(dir.path(), &small);
     let opened = bench.spool.opened();
-    assert_eq!((opened.head, opened.tail, opened.losses.len()), (1, 41, 0));
+    assert_eq!((opened.head, opened.tail, opened.losses.len()), (1, 101, 0));
     assert_eq!(opened.progress.len(), 20);
     assert!(summaries().len() >= 3);
-    assert_eq!(bench.load_all().0.len(), 40);
+    assert_eq!(bench.load_all().0.len(), 100);
 }
