@@ -32,6 +32,7 @@
 //! | [`device`] | listener, handshake, connections |
 //! | [`uplink`] | the connection to the MQTT broker |
 //! | [`spool`] | the buffer on disk |
+//! | `storage` | what both are built on: one database, damage, folders |
 //! | [`dashboard`] | HTTP, live feed, page |
 //! | [`config`] | settings, the registry of devices |
 //! | [`host`] | clock, log, service manager, signals, certificates |
@@ -40,8 +41,8 @@
 //! | [`cli`] | the command line |
 //! | [`client`] | the device side as a library: for devices in Rust, the simulator and the tests |
 //!
-//! Imports go one way, `main → cli → app →` the rooms `→ config, host, ports, metrics → core`; the
-//! rooms do not know each other.
+//! Imports go one way, `main → cli → app →` the rooms `→ config, host, ports, metrics, storage →
+//! core`; the rooms do not know each other.
 
 pub mod app;
 pub mod cli;
@@ -55,4 +56,5 @@ pub mod host;
 pub mod metrics;
 pub mod ports;
 pub mod spool;
+mod storage;
 pub mod uplink;

@@ -23,13 +23,13 @@ use std::sync::Arc;
 
 use super::ages::Ages;
 use super::chunk::Chunk;
-use super::disk;
 use super::generation::{self, Generation, Known};
 use super::marks::{Marks, MarksFile};
-use super::store::StoreError;
 use super::tally::{Missing, Tallies};
 use crate::core::batch::{Batch, Loss, LossReason};
 use crate::core::ids::{DeviceId, Position};
+use crate::storage::disk;
+use crate::storage::store::StoreError;
 
 /// Damaged folders that are kept.
 const DAMAGED_MAX: usize = 3;

@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chunk::{self, Chunk};
-use super::disk;
-use super::scan::{Place, Values, cut_unfinished, is_damage, is_gone, scan};
-use super::store::{Store, StoreError};
+use super::scan::{Place, Values, cut_unfinished, scan};
 use super::tally::{Missing, Summary, Tallies};
 use crate::core::batch::Batch;
 use crate::core::ids::Position;
+use crate::storage::disk;
+use crate::storage::pieces::{is_damage, is_gone};
+use crate::storage::store::{Store, StoreError};
 
 /// What is known of a generation from elsewhere.
 #[derive(Debug, Clone, Copy, Default)]

@@ -6,11 +6,10 @@
 //! | `inbox`, `pace` | waking that thread rarely; how long a group gathers |
 //! | `catalog` | all generations, how far they are released, recovery |
 //! | `generation`, `scan` | one folder: written through a database, read from its file |
-//! | `store` | the database: the only file that knows sled |
 //! | `chunk`, `record` | the bytes on the disk |
 //! | `marks`, `tally` | the two small files beside the databases |
 //! | `ages` | how old a batch is when the clock was wrong |
-//! | `disk` | lock, folders, sizes |
+//! | [`storage`](crate::storage) | the database, finding values in its file, the lock, folders |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
 //! # On the disk
@@ -66,7 +65,6 @@ use tokio::sync::{mpsc, oneshot};
 mod ages;
 mod catalog;
 pub mod chunk;
-mod disk;
 mod generation;
 mod inbox;
 mod marks;
@@ -74,12 +72,10 @@ pub mod memory;
 mod pace;
 pub mod record;
 mod scan;
-mod store;
 mod tally;
 mod writer;
 
 use catalog::{Bounds, Catalog};
-use disk::{Lock, LockError};
 use inbox::{Command, Inbox};
 use writer::{Limits, Outside, Writer};
 
@@ -88,6 +84,7 @@ use crate::core::batch::Batch;
 use crate::core::ids::Position;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, Opened, Spool, SpoolEvent};
+use crate::storage::disk::{self, Lock, LockError};
 
 /// Sizes of a generation in bytes. While one is written the database keeps most of it in memory,
 /// whatever its cache is set to.

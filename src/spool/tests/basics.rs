@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::ports::{Spool, SpoolEvent};
-use crate::spool::disk;
+use crate::storage::disk;
 
 #[test]
 fn batches_come_back_in_order_and_unchanged() {

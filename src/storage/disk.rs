@@ -1,4 +1,4 @@
-//! What the spool asks of the file system besides its files: the lock, syncing folders, measuring.
+//! What is asked of the file system besides the files: the lock, syncing folders, measuring.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -10,13 +10,13 @@ use rustix::io::Errno;
 
 /// Holds `data_dir/lock` while it lives.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
 /// Why the lock cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LockError {
+pub(crate) enum LockError {
     /// Another process holds it.
     #[error("process {holder} holds it")]
     Held {
@@ -34,7 +34,7 @@ impl Lock {
     ///
     /// # Errors
     /// When it is held, or `path` cannot be opened and written.
-    pub(super) fn take(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn take(path: &Path) -> Result<Self, LockError> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -62,7 +62,7 @@ impl Lock {
 ///
 /// # Errors
 /// When the disk refuses.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
@@ -70,7 +70,7 @@ pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When the disk refuses.
-pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
@@ -85,7 +85,7 @@ pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
 /// What `path` and everything below it take on the disk, in bytes: blocks, not lengths. What
 /// cannot be read counts nothing.
 #[must_use]
-pub(super) fn allocated(path: &Path) -> u64 {
+pub(crate) fn allocated(path: &Path) -> u64 {
     let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
     let below: u64 = if metadata.is_dir() {
         fs::read_dir(path)

@@ -1,9 +1,10 @@
-//! One database of the spool: the only file that knows sled.
+//! One database: the only file that knows sled.
 //!
 //! # What is stored
 //!
-//! Keys are slot numbers, u64 big-endian from 0 on; each value is a piece of a chunk (see
-//! [`super::chunk`]) or empty: a slot that is prepared and not used yet.
+//! Keys are slot numbers, u64 big-endian from 0 on; each value is one that its owner can tell and
+//! check by itself (a mark, a checksum), at most [`VALUE_MAX`] bytes, or empty: a slot that is
+//! prepared and not used yet.
 //!
 //! # Why slots
 //!
@@ -20,7 +21,7 @@
 //! - A database is written by the process that made it and never opened again: a damaged file makes
 //!   sled panic, refuse, or leave out values without a word; opening writes up to a segment, so it
 //!   fails on a full or read-only disk. Values are found in the file without sled
-//!   (`super::generation`), by their own checksums.
+//!   ([`super::pieces`]), by their own checksums.
 //! - It panics on some faults: every call into it goes through [`guarded`].
 
 use std::fs::{self, File, OpenOptions};
@@ -30,22 +31,26 @@ use std::path::{Path, PathBuf};
 
 use super::disk;
 
+/// Largest value in bytes. A leaf of the database holds up to 16 of them and must stay below a
+/// quarter of a segment: larger ones go to files that the database never syncs.
+pub const VALUE_MAX: usize = 4096;
+
 /// A slot's number.
-pub(super) type Slot = u32;
+pub(crate) type Slot = u32;
 
 /// Slots prepared at a time.
 const PREPARE: Slot = 32;
 /// So many prepared slots always lie before the first unused one, so that the leaf that still
 /// splits (17 keys at most) holds no value.
 const AHEAD: Slot = 20;
-/// Pages in memory, in bytes; the spool is written and read in order.
+/// Pages in memory, in bytes; what is kept is written and read in order.
 const CACHE: u64 = 1 << 20;
 /// The unit in which the file grows; part of the format.
 const SEGMENT: usize = 512 * 1024;
 
 /// Why the database could not do what was asked.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
+pub(crate) enum StoreError {
     /// The operating system refused.
     #[error("{}: {source}", path.display())]
     Io {
@@ -66,7 +71,7 @@ pub(super) enum StoreError {
 
 /// An open database.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     /// Taken only when dropped.
     database: Option<sled::Db>,
     file: File,
@@ -80,7 +85,7 @@ impl Store {
     ///
     /// # Errors
     /// When the folder exists or the disk refuses.
-    pub(super) fn create(dir: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
         fs::create_dir(dir).map_err(|e| io_error(dir, e))?;
         let mut store = Self::start(dir)?;
         store.prepare()?;
@@ -116,7 +121,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk refuses; the database is then of no more use.
-    pub(super) fn put(&mut self, value: Vec<u8>) -> Result<Slot, StoreError> {
+    pub(crate) fn put(&mut self, value: Vec<u8>) -> Result<Slot, StoreError> {
         self.prepare()?;
         let slot = self.next;
         guarded(&self.dir, || self.database()?.insert(key(slot), value))?;
@@ -128,7 +133,7 @@ impl Store {
     ///
     /// # Errors
     /// When the disk refuses; what was put since the last commit may or may not be there.
-    pub(super) fn commit(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
         self.flush()?;
         self.file.sync_data().map_err(|e| io_error(&self.dir.join("db"), e))
     }
@@ -137,7 +142,7 @@ impl Store {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(super) fn get(&self, slot: Slot) -> Result<Vec<u8>, StoreError> {
+    pub(crate) fn get(&self, slot: Slot) -> Result<Vec<u8>, StoreError> {
         let value = guarded(&self.dir, || self.database()?.get(key(slot)))?;
         Ok(value.map(|value| value.to_vec()).unwrap_or_default())
     }
