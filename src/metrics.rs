@@ -76,6 +76,20 @@ pub struct Metrics {
     pub duplicates: Counter,
     /// RESULT messages for commands nobody sent.
     pub results_unknown: Counter,
+    /// RESULT messages for commands that had one.
+    pub results_duplicate: Counter,
+    /// RESULT messages for commands that had expired.
+    pub results_late: Counter,
+    /// Results that went from a full ledger before the broker had them.
+    pub results_lost: Counter,
+    /// Requests with an id that the device had already.
+    pub requests_repeated: Counter,
+    /// Requests that the ledger could not take.
+    pub requests_refused: Counter,
+    /// Requests over MQTT that are none.
+    pub requests_malformed: Counter,
+    /// Commands sent again after a reconnect.
+    pub commands_redelivered: Counter,
     /// What the spool holds on disk, in bytes. This, the next two and [`Self::uplink_up`] are read
     /// from [`crate::ports::Health`] when they are asked for.
     pub spool_bytes: Gauge,
@@ -129,6 +143,13 @@ impl Metrics {
             sequence_gaps: Counter::default(),
             duplicates: Counter::default(),
             results_unknown: Counter::default(),
+            results_duplicate: Counter::default(),
+            results_late: Counter::default(),
+            results_lost: Counter::default(),
+            requests_repeated: Counter::default(),
+            requests_refused: Counter::default(),
+            requests_malformed: Counter::default(),
+            commands_redelivered: Counter::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_oldest: Gauge::default(),
@@ -162,7 +183,18 @@ impl Metrics {
         r.register("batches_rejected", "READINGS messages rejected", self.batches_rejected.clone());
         r.register("sequence_gaps", "Jumps in sequence numbers", self.sequence_gaps.clone());
         r.register("duplicates", "Batches received before", self.duplicates.clone());
-        r.register("results_unknown", "Results of unknown commands", self.results_unknown.clone());
+        for (name, help, counter) in [
+            ("results_unknown", "Results of unknown commands", &self.results_unknown),
+            ("results_duplicate", "Results of finished commands", &self.results_duplicate),
+            ("results_late", "Results of expired commands", &self.results_late),
+            ("results_lost", "Results the broker never got", &self.results_lost),
+            ("command_requests_repeated", "Requests with a known id", &self.requests_repeated),
+            ("command_requests_refused", "Requests not stored", &self.requests_refused),
+            ("command_requests_malformed", "Requests that are none", &self.requests_malformed),
+            ("commands_redelivered", "Commands sent again", &self.commands_redelivered),
+        ] {
+            r.register(name, help, counter.clone());
+        }
         r.register("spool_bytes", "Bytes the spool holds on disk", self.spool_bytes.clone());
         r.register("spool_batches", "Batches in the spool", self.spool_batches.clone());
         r.register(

@@ -16,6 +16,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use crate::core::batch::{Batch, Loss};
 use crate::core::ids::{DeviceId, Position, SessionId};
 
+mod commands;
+
+pub use commands::{
+    CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender, Ledger, LedgerEvent,
+};
+
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

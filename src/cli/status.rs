@@ -6,19 +6,14 @@ use std::io::Write as _;
 use anyhow::Context;
 use serde::Deserialize;
 
-use super::ConfigFile;
-use super::http::Gateway;
+use super::GatewayAddress;
 use crate::config::units::datetime_from_unix;
 
 /// Arguments of `tidegate status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
-    /// Where the gateway's dashboard listens, for example `http://127.0.0.1:8080`; without it as
-    /// the configuration says.
-    #[arg(long)]
-    url: Option<String>,
+    gateway: GatewayAddress,
     /// The gateway's own answer, JSON.
     #[arg(long)]
     json: bool,
@@ -26,11 +21,7 @@ pub(super) struct Args {
 
 /// Asks and prints.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let gateway = match &args.url {
-        Some(url) => Gateway::at(url)?,
-        None => Gateway::of(&args.config.settings()?.dashboard)?,
-    };
-    let body = gateway.get("/api/v1/status")?;
+    let body = args.gateway.gateway()?.get("/api/v1/status")?;
     let strange = "the answer is not a gateway's status";
     let text = if args.json {
         let json: serde_json::Value = serde_json::from_slice(&body).context(strange)?;

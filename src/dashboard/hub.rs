@@ -55,6 +55,8 @@ struct Tick {
     status_version: u64,
     /// The tick that last found a device removed from the table.
     removal_version: u64,
+    /// How many changes of commands there have been.
+    commands: u64,
 }
 
 /// What viewers must hear of at once, as opposed to each second.
@@ -125,7 +127,7 @@ impl Hub {
         self.arrival.notify_one();
         let ticks = self.ticks.subscribe();
         let mut viewer =
-            Viewer { hub: Arc::clone(self), filter, cursor: 0, ticks, pending: Pending::Nothing };
+            Viewer { hub: Arc::clone(self), filter, cursor: 0, commands: 0, ticks, pending: Pending::Nothing };
         viewer.start_over();
         Some(viewer)
     }
@@ -155,8 +157,9 @@ impl Hub {
     /// Nobody needs the last tick's texts any more; only its numbers go on.
     fn forget_last_tick(&self) {
         self.ticks.send_modify(|tick| {
-            let Tick { version, status_version, removal_version, .. } = **tick;
-            *tick = Arc::new(Tick { version, status_version, removal_version, ..Tick::default() });
+            let Tick { version, status_version, removal_version, commands, .. } = **tick;
+            let numbers = Tick { version, status_version, removal_version, commands, ..Tick::default() };
+            *tick = Arc::new(numbers);
         });
     }
 
@@ -182,7 +185,8 @@ impl Hub {
         let due = last.as_ref().is_none_or(|(then, known)| {
             *known != urgent || now.duration_since(*then) >= STATUS_EVERY
         });
-        if scratch.is_empty() && !due {
+        let news = self.context.commands.book.news(before.commands);
+        if scratch.is_empty() && news.records.is_empty() && !due {
             return;
         }
         let (status, status_version) = if due {
@@ -202,6 +206,9 @@ impl Hub {
                 messages.push((slot.id.clone(), message.into()));
             }
         }
+        for record in &news.records {
+            messages.push((record.device.clone(), render::command(record).into()));
+        }
         let changed = scratch.clone();
         self.ticks.send_replace(Arc::new(Tick {
             version,
@@ -210,6 +217,7 @@ impl Hub {
             status,
             status_version,
             removal_version,
+            commands: news.count,
         }));
     }
 
@@ -282,6 +290,8 @@ pub(super) struct Viewer {
     filter: Filter,
     /// The last tick whose news have been taken.
     cursor: u64,
+    /// The changes of commands up to there.
+    commands: u64,
     ticks: watch::Receiver<Arc<Tick>>,
     pending: Pending,
 }
@@ -380,6 +390,7 @@ impl Viewer {
     fn take(&mut self) {
         let tick = Arc::clone(&self.ticks.borrow_and_update());
         let since = std::mem::replace(&mut self.cursor, tick.version);
+        let commands = std::mem::replace(&mut self.commands, tick.commands);
         let status = tick.status_version > since;
         let keeps_pace = since + 1 == tick.version;
         self.pending = if since >= tick.version {
@@ -390,7 +401,11 @@ impl Viewer {
             let slots =
                 if keeps_pace { tick.changed.clone() } else { self.hub.context.fleet.slots() };
             let status = status.then(|| tick.status.clone());
-            Pending::Own { slots: slots.into_iter(), since, texts: Vec::new(), status }
+            let news = self.hub.context.commands.book.news(commands);
+            let wanted = news.records.iter().rev().filter(|r| self.filter.wants_device(&r.device));
+            // Taken from the end.
+            let texts = wanted.map(|record| render::command(record)).collect();
+            Pending::Own { slots: slots.into_iter(), since, texts, status }
         } else {
             // A removed device is in no list any more; only a new snapshot can tell.
             return self.start_over();
@@ -398,7 +413,8 @@ impl Viewer {
     }
 
     fn start_over(&mut self) {
-        self.cursor = self.ticks.borrow_and_update().version;
+        let tick = Arc::clone(&self.ticks.borrow_and_update());
+        (self.cursor, self.commands) = (tick.version, tick.commands);
         let list = DeviceList::new(&self.hub.context, &self.filter);
         self.pending = Pending::Snapshot { list, begun: false };
     }
@@ -419,7 +435,7 @@ mod tests {
     use super::*;
     use crate::core::batch::{Batch, Reading, Value};
     use crate::dashboard::{Fleet, Limits};
-    use crate::ports::{Clock, DeviceFacts, Feed};
+    use crate::ports::{Clock, CommandAccess, DeviceFacts, Feed};
 
     struct Stopped;
 
@@ -436,6 +452,7 @@ mod tests {
             fleet: Arc::new(Fleet::with_limits(limits)),
             health: Arc::default(),
             metrics: Arc::default(),
+            commands: CommandAccess::new(1024).0,
             clock: Arc::new(Stopped),
             started: Instant::now(),
             listening: Arc::default(),
