@@ -240,6 +240,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 self.links.insert(session, Opened { device, link, facts });
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
+            // No commands are sent, so this answers none.
+            DeviceEvent::Result { .. } => {
+                self.shared.metrics.results_unknown.inc();
+            }
             DeviceEvent::Closed { session } => {
                 let was_current = self.delivery.close(session, now);
                 let gone = self.links.remove(&session).filter(|_| was_current);
@@ -287,6 +291,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 };
                 self.delivery.uplink_down(cause, now);
             }
+            // Not asked for: the publisher does not take requests, and nothing is sent.
+            UplinkEvent::Request(_) | UplinkEvent::Sent(_) | UplinkEvent::SendRefused { .. } => {}
         }
     }
 
