@@ -25,8 +25,8 @@ use crate::core::losses::{Burst, Reports, Sum};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
-    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Outbound,
-    Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
+    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Message,
+    Outbound, Publisher, Resume, Spool, SpoolEvent, Submitted, Token, UplinkEvent,
 };
 
 /// Device events taken in one turn at most; each is the burst of one connection.
@@ -37,6 +37,8 @@ const ACKS_PER_TURN: usize = 4096;
 const TURNS_PER_POLL: usize = 8;
 /// How often the engine looks at the time though nothing arrives.
 const TICK: Duration = Duration::from_millis(500);
+/// What the tokens of loss records have besides their number, among all that is sent.
+const LOSS: Token = 1 << 63;
 /// How long a stopping engine waits for PUBACKs before it spools what is in flight.
 const LAST_ACKS: Duration = Duration::from_secs(2);
 
@@ -92,7 +94,6 @@ pub struct Engine<P, S> {
     last_epoch: u64,
     gaps: u64,
     duplicates: u64,
-    connected: bool,
     burst: Burst,
     reports: Reports,
 }
@@ -129,7 +130,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             last_epoch: 0,
             gaps: 0,
             duplicates: 0,
-            connected: false,
             burst: Burst::default(),
             reports: Reports::default(),
         };
@@ -210,6 +210,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             log_losses(sums);
         }
         if progress {
+            self.publish_losses();
             self.delivery.pump(self.publisher.room(), now);
             self.perform();
             self.set_tick(now);
@@ -278,11 +279,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
-                self.connected = true;
-                self.publish_losses();
             }
             UplinkEvent::Down { cause, .. } => {
-                self.connected = false;
                 self.reports.disconnected();
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
@@ -291,8 +289,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 };
                 self.delivery.uplink_down(cause, now);
             }
-            // Not asked for: the publisher does not take requests, and nothing is sent.
-            UplinkEvent::Request(_) | UplinkEvent::Sent(_) | UplinkEvent::SendRefused { .. } => {}
+            UplinkEvent::Sent(token) => self.sent(token),
+            UplinkEvent::SendRefused { token, reason } => Self::send_refused(token, &reason),
+            // Not asked for: the publisher does not take requests.
+            UplinkEvent::Request(_) => {}
         }
     }
 
@@ -310,7 +310,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             SpoolEvent::Lost { losses } => self.report_losses(losses),
             SpoolEvent::Report { number, loss } => {
                 self.reports.push(number, loss);
-                self.publish_losses();
             }
             // The spool has said why in the log.
             SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
@@ -398,10 +397,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         }
     }
 
-    /// Publishes the records of losses that are waiting, in order.
+    /// Publishes the records of losses that are waiting, in order, as far as there is room.
     fn publish_losses(&mut self) {
-        while self.connected {
-            let Some((number, loss)) = self.reports.next() else { return };
+        while self.publisher.send_room() > 0 {
+            let Some((number, loss)) = self.reports.send_next() else { return };
             let mut record = json!({
                 "device": loss.device.as_ref().map(DeviceId::as_str),
                 "epoch": loss.epoch,
@@ -414,15 +413,34 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             if let (Some(detail), Some(record)) = (&loss.detail, record.as_object_mut()) {
                 record.insert("detail".into(), detail.as_str().into());
             }
-            self.announce("losses".into(), &record, false);
-            self.loss_published(number);
+            let message = Message {
+                topic: "losses".into(),
+                payload: record.to_string().into_bytes(),
+                content_type: Some("application/json"),
+                ..Message::default()
+            };
+            self.publisher.send(LOSS | number, message);
         }
     }
 
-    /// The broker has record `number` of the losses: the spool need not keep it.
-    fn loss_published(&mut self, number: u64) {
-        if let Some(through) = self.reports.acknowledged(number) {
-            self.spool.losses_published(through);
+    /// The broker has what was sent as `token`.
+    fn sent(&mut self, token: Token) {
+        if token & LOSS != 0 {
+            if let Some(through) = self.reports.acknowledged(token & !LOSS) {
+                self.spool.losses_published(through);
+            }
+        }
+    }
+
+    /// The broker does not take what was sent as `token`. A loss stays on record, and is sent again
+    /// with the next connection.
+    fn send_refused(token: Token, reason: &str) {
+        if token & LOSS != 0 {
+            tracing::error!(
+                reason,
+                "the broker refuses the record of a loss: the user of this gateway must be allowed \
+                 to publish on {{prefix}}/losses. It is kept and sent again after reconnecting"
+            );
         }
     }
 
