@@ -5,7 +5,9 @@
 //! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
 //! cumulative ACK for all that was settled.
 
-use std::collections::{BTreeMap, HashMap};
+mod losses;
+
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,15 +20,15 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::{Loss, LossReason};
+use crate::core::batch::Loss;
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
-use crate::core::losses::{Burst, Reports, Sum};
+use crate::core::losses::{Burst, Reports};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
-    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Message,
-    Outbound, Publisher, Resume, Spool, SpoolEvent, Submitted, Token, UplinkEvent,
+    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Outbound,
+    Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
 };
 
 /// Device events taken in one turn at most; each is the burst of one connection.
@@ -37,8 +39,6 @@ const ACKS_PER_TURN: usize = 4096;
 const TURNS_PER_POLL: usize = 8;
 /// How often the engine looks at the time though nothing arrives.
 const TICK: Duration = Duration::from_millis(500);
-/// What the tokens of loss records have besides their number, among all that is sent.
-const LOSS: Token = 1 << 63;
 /// How long a stopping engine waits for PUBACKs before it spools what is in flight.
 const LAST_ACKS: Duration = Duration::from_secs(2);
 
@@ -154,7 +154,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.delivery.stop(self.now());
         self.perform();
         let settled = timeout_at(deadline, self.settled()).await.is_ok();
-        log_losses(self.burst.take());
+        losses::log(self.burst.take());
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
@@ -207,7 +207,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             progress = true;
         }
         if let Some(sums) = self.burst.due(now) {
-            log_losses(sums);
+            losses::log(sums);
         }
         if progress {
             self.publish_losses();
@@ -381,69 +381,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
     }
 
-    /// Promise 1: a loss is counted, logged and published. The last is the spool's to ask for, with
-    /// [`SpoolEvent::Report`], once the record lasts.
-    fn report_losses(&mut self, losses: Vec<Loss>) {
-        let now = self.now();
-        for loss in losses {
-            let reason = loss.reason.as_str();
-            self.shared
-                .metrics
-                .readings_lost
-                .get_or_create(&metrics::Reason { reason })
-                .inc_by(loss.readings);
-            self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
-            self.burst.add(&loss, now);
-        }
-    }
-
-    /// Publishes the records of losses that are waiting, in order, as far as there is room.
-    fn publish_losses(&mut self) {
-        while self.publisher.send_room() > 0 {
-            let Some((number, loss)) = self.reports.send_next() else { return };
-            let mut record = json!({
-                "device": loss.device.as_ref().map(DeviceId::as_str),
-                "epoch": loss.epoch,
-                "first_seq": loss.first_seq,
-                "last_seq": loss.last_seq,
-                "readings": loss.readings,
-                "reason": loss.reason.as_str(),
-                "time": loss.time,
-            });
-            if let (Some(detail), Some(record)) = (&loss.detail, record.as_object_mut()) {
-                record.insert("detail".into(), detail.as_str().into());
-            }
-            let message = Message {
-                topic: "losses".into(),
-                payload: record.to_string().into_bytes(),
-                content_type: Some("application/json"),
-                ..Message::default()
-            };
-            self.publisher.send(LOSS | number, message);
-        }
-    }
-
-    /// The broker has what was sent as `token`.
-    fn sent(&mut self, token: Token) {
-        if token & LOSS != 0 {
-            if let Some(through) = self.reports.acknowledged(token & !LOSS) {
-                self.spool.losses_published(through);
-            }
-        }
-    }
-
-    /// The broker does not take what was sent as `token`. A loss stays on record, and is sent again
-    /// with the next connection.
-    fn send_refused(token: Token, reason: &str) {
-        if token & LOSS != 0 {
-            tracing::error!(
-                reason,
-                "the broker refuses the record of a loss: the user of this gateway must be allowed \
-                 to publish on {{prefix}}/losses. It is kept and sent again after reconnecting"
-            );
-        }
-    }
-
     fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {
         let status = json!({
             "state": state,
@@ -475,24 +412,5 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     /// Seconds since the engine was made.
     fn now(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
-    }
-}
-
-/// One line for all that was lost for one reason within a second.
-fn log_losses(sums: BTreeMap<LossReason, Sum>) {
-    for (reason, sum) in sums {
-        let one = sum.devices.iter().next().filter(|_| sum.devices.len() == 1);
-        let (oldest, newest) = sum.received.unzip();
-        tracing::error!(
-            reason = reason.as_str(),
-            batches = sum.batches,
-            readings = sum.readings,
-            devices = sum.devices.len(),
-            device = one.map(DeviceId::as_str),
-            received_from = oldest,
-            received_to = newest,
-            detail = sum.detail,
-            "readings are lost"
-        );
     }
 }
