@@ -5,6 +5,8 @@
 //! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
 //! cumulative ACK for all that was settled.
 
+mod losses;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -21,6 +23,7 @@ use tokio::time::{Instant, Sleep, timeout_at};
 use crate::core::batch::Loss;
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::losses::{Burst, Reports};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
@@ -91,6 +94,8 @@ pub struct Engine<P, S> {
     last_epoch: u64,
     gaps: u64,
     duplicates: u64,
+    burst: Burst,
+    reports: Reports,
 }
 
 struct Opened {
@@ -125,6 +130,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             last_epoch: 0,
             gaps: 0,
             duplicates: 0,
+            burst: Burst::default(),
+            reports: Reports::default(),
         };
         engine.report_losses(opened.losses);
         engine
@@ -147,6 +154,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.delivery.stop(self.now());
         self.perform();
         let settled = timeout_at(deadline, self.settled()).await.is_ok();
+        losses::log(self.burst.take());
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
@@ -198,7 +206,11 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         if self.tick.as_mut().poll(cx).is_ready() {
             progress = true;
         }
+        if let Some(sums) = self.burst.due(now) {
+            losses::log(sums);
+        }
         if progress {
+            self.publish_losses();
             self.delivery.pump(self.publisher.room(), now);
             self.perform();
             self.set_tick(now);
@@ -265,8 +277,11 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         match event {
             UplinkEvent::Published(token) => self.delivery.published(token),
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
-            UplinkEvent::Up { failed_attempts } => self.delivery.uplink_up(failed_attempts, now),
+            UplinkEvent::Up { failed_attempts } => {
+                self.delivery.uplink_up(failed_attempts, now);
+            }
             UplinkEvent::Down { cause, .. } => {
+                self.reports.disconnected();
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
@@ -274,8 +289,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 };
                 self.delivery.uplink_down(cause, now);
             }
-            // Not asked for: the publisher does not take requests, and nothing is sent.
-            UplinkEvent::Request(_) | UplinkEvent::Sent(_) | UplinkEvent::SendRefused { .. } => {}
+            UplinkEvent::Sent(token) => self.sent(token),
+            UplinkEvent::SendRefused { token, reason } => Self::send_refused(token, &reason),
+            // Not asked for: the publisher does not take requests.
+            UplinkEvent::Request(_) => {}
         }
     }
 
@@ -290,10 +307,12 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 self.report_losses(losses);
                 self.delivery.evicted(through);
             }
-            SpoolEvent::Stalled { reason } => {
-                tracing::error!(%reason, "the spool cannot be written: devices are held back until it can");
+            SpoolEvent::Lost { losses } => self.report_losses(losses),
+            SpoolEvent::Report { number, loss } => {
+                self.reports.push(number, loss);
             }
-            SpoolEvent::Resumed => tracing::info!("the spool can be written again"),
+            // The spool has said why in the log.
+            SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
             SpoolEvent::Full(true) => {
                 tracing::warn!("the spool is full: devices are held back until there is room");
             }
@@ -329,7 +348,13 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 Action::Published { readings } => {
                     metrics.readings_published.inc_by(readings);
                 }
-                Action::Lost(loss) => losses.push(loss),
+                Action::Lost(loss) => {
+                    // Delivery knows no wall clock.
+                    let loss = Loss { time: self.shared.clock.unix(), ..loss };
+                    // Before the release that follows: its record is not forgotten.
+                    self.spool.lost(loss.clone());
+                    losses.push(loss);
+                }
                 Action::Reject { session, seq, reason } => {
                     if let Some(opened) = self.links.get(&session) {
                         let code = RejectCode::RefusedByBroker.code();
@@ -354,43 +379,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         let (gaps, duplicates) = self.delivery.counts();
         metrics.sequence_gaps.inc_by(gaps - std::mem::replace(&mut self.gaps, gaps));
         metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
-    }
-
-    /// Promise 1: a loss is counted, logged and published.
-    fn report_losses(&mut self, losses: Vec<Loss>) {
-        for loss in losses {
-            let reason = loss.reason.as_str();
-            self.shared
-                .metrics
-                .readings_lost
-                .get_or_create(&metrics::Reason { reason })
-                .inc_by(loss.readings);
-            self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
-            let device = loss.device.as_ref().map(DeviceId::as_str);
-            tracing::error!(
-                device,
-                epoch = loss.epoch,
-                first_seq = loss.first_seq,
-                last_seq = loss.last_seq,
-                readings = loss.readings,
-                reason,
-                detail = loss.detail,
-                "readings are lost"
-            );
-            let mut record = json!({
-                "device": device,
-                "epoch": loss.epoch,
-                "first_seq": loss.first_seq,
-                "last_seq": loss.last_seq,
-                "readings": loss.readings,
-                "reason": reason,
-                "time": self.shared.clock.unix(),
-            });
-            if let (Some(detail), Some(record)) = (loss.detail, record.as_object_mut()) {
-                record.insert("detail".into(), detail.into());
-            }
-            self.announce("losses".into(), &record, false);
-        }
     }
 
     fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {

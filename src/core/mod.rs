@@ -10,6 +10,7 @@ pub mod command;
 pub mod delivery;
 pub mod frame;
 pub mod ids;
+pub mod losses;
 pub mod payload;
 pub mod policy;
 pub mod quota;

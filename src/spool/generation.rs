@@ -5,6 +5,8 @@
 //! for them once ([`scan`]) and read at the places found. That needs no room on the disk, works on a
 //! read-only one, and finds everything that damage elsewhere in the file has left whole.
 
+mod vanished;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -200,6 +202,9 @@ impl Generation {
             });
         }
         store.commit()?;
+        if !store.is_in_place() {
+            return Err(StoreError::Gone { path: self.dir.join("db") });
+        }
         let tallies = self.tallies.get_or_insert_default();
         for (position, batch) in batches {
             tallies.add(*position, batch);
