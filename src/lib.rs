@@ -32,6 +32,7 @@
 //! | [`device`] | listener, handshake, connections |
 //! | [`uplink`] | the connection to the MQTT broker |
 //! | [`spool`] | the buffer on disk |
+//! | [`ledger`] | the commands on disk |
 //! | `storage` | what both are built on: one database, damage, folders |
 //! | [`dashboard`] | HTTP, live feed, page |
 //! | [`config`] | settings, the registry of devices |
@@ -53,6 +54,7 @@ pub mod dashboard;
 pub mod device;
 pub mod engine;
 pub mod host;
+pub mod ledger;
 pub mod metrics;
 pub mod ports;
 pub mod spool;

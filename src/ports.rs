@@ -4,6 +4,7 @@
 //! device connections ──DeviceEvent──► engine ──Publisher──► broker
 //!        ▲                             │ ▲
 //!        └────────── Link ◄────────────┘ └──Spool──► writer thread, sled
+//!                                      ├──Ledger─► its thread, sled: the commands
 //!                                      └──Feed───► dashboards (never pushes back)
 //! ```
 
@@ -14,6 +15,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::core::batch::{Batch, Loss};
+use crate::core::command::{Kept, Record};
 use crate::core::ids::{DeviceId, Position, SessionId};
 
 mod commands;
@@ -466,6 +468,42 @@ pub enum SpoolEvent {
     Full(bool),
 }
 
+// ---------------------------------------------------------------- engine ↔ ledger
+
+/// The engine's end of the ledger of commands. Calls return at once; a thread does the work.
+pub trait Ledger {
+    /// What was found on opening. Only the first call has it.
+    fn kept(&mut self) -> Kept;
+
+    /// Writes a command as it is now. [`LedgerEvent::Durable`] follows once that, or a later version,
+    /// has reached the disk. Changes that come while a commit is running share the next one.
+    fn persist(&mut self, record: Arc<Record>);
+
+    /// Deletes the command of this number, also where it is not written yet.
+    fn forget(&mut self, number: u64);
+
+    /// The next event, if any. Called until `Pending`.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LedgerEvent>;
+
+    /// Commits what waits and stops the thread.
+    fn close(&mut self) -> impl Future<Output = ()>;
+}
+
+/// What the ledger reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerEvent {
+    /// These versions of these commands have reached the disk: `(number, version)`.
+    Durable(Vec<(u64, u32)>),
+    /// The disk cannot be written. The thread tries again by itself; nothing that was handed over is
+    /// dropped.
+    Stalled {
+        /// What the operator must know.
+        reason: String,
+    },
+    /// Writing works again.
+    Resumed,
+}
+
 // ---------------------------------------------------------------- engine → dashboards
 
 /// Where the engine and the listener show what happens. Never blocks for long, never pushes back.
@@ -508,6 +546,7 @@ pub trait Clock: Send + Sync {
 pub struct Health {
     uplink: Mutex<UplinkHealth>,
     spool: Mutex<SpoolHealth>,
+    ledger: Mutex<LedgerHealth>,
 }
 
 /// The uplink's part.
@@ -554,7 +593,28 @@ pub struct SpoolHealth {
     pub lost_readings: u64,
 }
 
+/// The part of the ledger of commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LedgerHealth {
+    /// Whether it is open for use.
+    pub open: bool,
+    /// Why it cannot be written now.
+    pub fault: Option<String>,
+    /// Damaged databases that were found since the start.
+    pub damaged: u64,
+}
+
 impl Health {
+    /// Changes the ledger's part.
+    pub fn set_ledger(&self, change: impl FnOnce(&mut LedgerHealth)) {
+        change(&mut lock(&self.ledger));
+    }
+
+    /// The ledger's part.
+    pub fn ledger(&self) -> LedgerHealth {
+        lock(&self.ledger).clone()
+    }
+
     /// Changes the uplink's part.
     pub fn set_uplink(&self, change: impl FnOnce(&mut UplinkHealth)) {
         change(&mut lock(&self.uplink));

@@ -3,7 +3,7 @@
 use ciborium::Value;
 use serde::{Deserialize, Serialize};
 
-use super::json::{bytes_text, to_json};
+use super::json::{bytes_text, cbor_len, to_json};
 use super::request::BadRequest;
 use crate::core::ids::DeviceId;
 
@@ -207,6 +207,21 @@ impl Record {
     #[must_use]
     pub fn since(&self) -> f64 {
         self.history.last().map_or(self.accepted, |entry| entry.time)
+    }
+
+    /// About how many bytes it takes as CBOR.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let response = self.requester.response.as_ref().map_or(0, |response| {
+            response.topic.len() + response.correlation.as_ref().map_or(0, Vec::len)
+        });
+        let history = self.history.iter().map(|entry| 48 + text(&entry.note)).sum::<usize>();
+        256 + cbor_len(&self.params)
+            + cbor_len(&self.value)
+            + text(&self.error)
+            + response
+            + history
     }
 
     /// The payload on `…/results` and on the response topic:

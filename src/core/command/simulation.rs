@@ -53,19 +53,22 @@ struct World {
     disk: BTreeMap<u64, Record>,
     stalled: bool,
     uplink: bool,
-    wire: Vec<(u64, String)>,
-    /// What the broker has, by the id and version that ended it.
-    arrived: Vec<(String, u64)>,
-    arrived_set: HashSet<u64>,
+    /// Results on their way, by the end and the command.
+    wire: Vec<(u64, u64)>,
+    /// What the broker has.
+    arrived: HashSet<(u64, u64)>,
+    /// The last end that first arrived since the last crash.
+    order: u64,
     /// How many times commands with `redeliver = false` were written to a socket.
     written: HashMap<String, u32>,
     once: HashSet<String>,
     /// Accepted: answered as kept.
     accepted: HashSet<String>,
-    /// Its end, as published last, or evicted.
-    forgotten: HashSet<String>,
+    unfinished: HashSet<String>,
     next_id: u64,
     crashes: u32,
+    /// The highest number that was ever on the disk.
+    highest: u64,
 }
 
 #[derive(Clone)]
@@ -94,12 +97,13 @@ impl World {
             stalled: false,
             uplink: false,
             wire: Vec::new(),
-            arrived: Vec::new(),
-            arrived_set: HashSet::new(),
+            arrived: HashSet::new(),
+            order: 0,
+            highest: 0,
             written: HashMap::new(),
             once: HashSet::new(),
             accepted: HashSet::new(),
-            forgotten: HashSet::new(),
+            unfinished: HashSet::new(),
             next_id: 0,
             crashes: 0,
         }
@@ -188,6 +192,7 @@ impl World {
     fn write(&mut self, write: Write) {
         match write {
             Write::Record(record) => {
+                self.highest = self.highest.max(record.number);
                 self.disk.insert(record.number, Record::clone(&record));
             }
             Write::Forget(number) => {
@@ -207,7 +212,7 @@ impl World {
         self.buffer.clear();
         let kept = Kept {
             records: self.disk.values().cloned().collect(),
-            next_number: 1,
+            next_number: self.highest + 1,
             damaged: self.rng.random_bool(0.1),
         };
         // The clock may have been set meanwhile.
@@ -218,6 +223,7 @@ impl World {
         self.connections.clear();
         self.asked.clear();
         self.wire.clear();
+        self.order = 0;
         (self.stalled, self.uplink) = (false, false);
     }
 
@@ -228,7 +234,13 @@ impl World {
 
     fn uplink(&mut self) {
         self.uplink = !self.uplink;
-        self.wire.clear();
+        // What the broker has got of them is not known.
+        let reached = self.rng.random_range(0..=self.wire.len());
+        for result in self.wire.drain(..).take(reached) {
+            if self.arrived.insert(result) {
+                self.order = result.0;
+            }
+        }
         if self.uplink { self.desk.uplink_up() } else { self.desk.uplink_down() }
     }
 
@@ -236,13 +248,12 @@ impl World {
         if self.wire.is_empty() {
             return;
         }
-        let (finish, id) = self.wire.remove(0);
-        if self.arrived_set.insert(finish) {
-            self.arrived.push((id, finish));
+        let result = self.wire.remove(0);
+        if self.arrived.insert(result) {
+            assert!(result.0 > self.order, "results arrive in the order in which commands ended");
+            self.order = result.0;
         }
-        if self.rng.random_bool(0.9) {
-            self.desk.result_published(finish);
-        }
+        self.desk.result_published(result.0);
     }
 
     fn pump(&mut self) {
@@ -257,12 +268,6 @@ impl World {
                         |write| !matches!(write, Write::Record(record) if record.number == number),
                     );
                     self.buffer.push(Write::Forget(number));
-                    if let Some(record) = self.disk.get(&number) {
-                        assert!(
-                            record.finish.is_some() || self.buffered_end(number) || self.stalled
-                        );
-                        self.forgotten.insert(record.id.clone());
-                    }
                 }
                 Action::Send { session, record, ttl } => self.sent(session, &record, ttl),
                 Action::Answer { ticket, reply } => self.answered(ticket, reply),
@@ -271,19 +276,11 @@ impl World {
                     let durable = self.disk.get(&record.number).expect("durable");
                     assert_eq!(durable.finish, Some(finish), "published before it is durable");
                     assert_eq!(durable.state(), record.state());
-                    self.wire.push((finish, record.id.clone()));
+                    self.wire.push((finish, record.number));
                 }
                 Action::Changed(_) => {}
             }
         }
-    }
-
-    /// An unfinished command is forgotten only by a request that was refused; a finished one may be
-    /// so in memory and not yet on the disk.
-    fn buffered_end(&self, number: u64) -> bool {
-        // It is out of the desk already, so all that can be said is that it was not accepted or
-        // has ended: `check` asserts that no accepted one is missing.
-        self.desk.records().all(|record| record.number != number)
     }
 
     fn sent(&mut self, session: SessionId, record: &Arc<Record>, ttl: u64) {
@@ -338,16 +335,28 @@ impl World {
                 assert_eq!(before.state, State::Expired);
             }
         }
-        for (device, connection) in &self.connections {
-            let open = self
-                .desk
-                .records()
-                .filter(|r| r.device == *device && r.finish.is_none())
-                .filter(|r| connection.open.contains(&r.id))
-                .count();
-            in_flight.insert(device, open);
+        for record in self.desk.records().filter(|record| record.finish.is_none()) {
+            let connection = self.connections.get(&record.device);
+            if connection.is_some_and(|connection| connection.open.contains(&record.id)) {
+                *in_flight.entry(&record.device).or_default() += 1;
+            }
         }
         assert!(in_flight.values().all(|open| *open <= MAX_IN_FLIGHT), "{in_flight:?}");
+    }
+
+    /// Accepted commands that have not ended are there, however full the ledger is.
+    fn check_unfinished(&mut self) {
+        let there: HashMap<String, bool> = self
+            .desk
+            .records()
+            .map(|r| (format!("{}/{}", r.device, r.number), r.finish.is_some()))
+            .collect();
+        for key in &self.unfinished {
+            assert!(there.contains_key(key), "{key} had not ended and is gone");
+        }
+        self.unfinished =
+            there.into_iter().filter(|(_, ended)| !ended).map(|(key, _)| key).collect();
+        self.unfinished.retain(|key| self.accepted.contains(key));
     }
 
     /// No accepted command is missing unless it ended and made room.
@@ -375,6 +384,7 @@ impl World {
         }
         self.pump();
         self.check();
+        self.check_unfinished();
     }
 
     /// All faults end: every command comes to its end and its result to the broker.
@@ -401,7 +411,7 @@ impl World {
         for record in self.desk.records() {
             assert!(record.state().is_final(), "{record:?}");
             assert!(record.published, "{record:?}");
-            assert!(self.arrived_set.contains(&record.finish.unwrap()));
+            assert!(self.arrived.contains(&(record.finish.unwrap(), record.number)));
         }
         assert!(self.asked.is_empty(), "everybody is answered");
         let on_disk: Vec<_> = self.disk.values().cloned().map(Arc::new).collect();
@@ -422,7 +432,7 @@ fn settings() -> Settings {
 #[test]
 fn a_thousand_commands_to_fifty_devices_that_come_and_go() {
     let (mut crashes, mut once) = (0, 0);
-    for seed in 0..30 {
+    for seed in 0..5 {
         let mut world = World::new(seed, 50);
         for _ in 0..8_000 {
             world.step();
@@ -432,12 +442,12 @@ fn a_thousand_commands_to_fifty_devices_that_come_and_go() {
         crashes += world.crashes;
         once += world.once.len();
     }
-    assert!(crashes > 100 && once > 1000, "{crashes} crashes, {once} actuators");
+    assert!(crashes > 20 && once > 500, "{crashes} crashes, {once} actuators");
 }
 
 #[test]
 fn few_devices_and_many_commands_keep_the_in_flight_limit() {
-    for seed in 100..120 {
+    for seed in 100..103 {
         let mut world = World::new(seed, 3);
         for _ in 0..5_000 {
             world.step();
@@ -448,13 +458,13 @@ fn few_devices_and_many_commands_keep_the_in_flight_limit() {
 
 #[test]
 fn without_pressure_no_accepted_command_is_ever_missing() {
-    for seed in 200..220 {
+    for seed in 200..203 {
         let mut world = World::new(seed, 20);
         for _ in 0..100_000 {
             world.step();
             world.check_accepted();
             // Fewer than the bound: nothing has to make room.
-            if world.next_id + 20 > MAX_COUNT as u64 {
+            if world.desk.len() + 1 >= MAX_COUNT {
                 break;
             }
         }
