@@ -5,6 +5,7 @@
 //! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
 //! cumulative ACK for all that was settled.
 
+mod commands;
 mod losses;
 
 use std::collections::HashMap;
@@ -21,15 +22,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
 use crate::core::batch::Loss;
+use crate::core::command::{Answered, Now};
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
 use crate::core::losses::{Burst, Reports};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
-    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Outbound,
-    Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
+    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Ledger, Link,
+    Outbound, Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
 };
+
+use commands::Commands;
+pub use commands::{Parts, Permits};
 
 /// Device events taken in one turn at most; each is the burst of one connection.
 const EVENTS_PER_TURN: usize = 256;
@@ -79,10 +84,11 @@ pub enum Stopped {
 }
 
 /// See the module's documentation.
-pub struct Engine<P, S> {
+pub struct Engine<P, S, L> {
     delivery: Delivery,
     publisher: P,
     spool: S,
+    commands: Commands<L>,
     inbox: mpsc::Receiver<DeviceEvent>,
     events: Vec<DeviceEvent>,
     links: HashMap<SessionId, Opened>,
@@ -104,18 +110,21 @@ struct Opened {
     facts: Arc<DeviceFacts>,
 }
 
-impl<P: Publisher, S: Spool> Engine<P, S> {
-    /// An engine that goes on with what the spool holds.
+impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
+    /// An engine that goes on with what the spool and the ledger hold.
     pub fn new(
         settings: Settings,
         publisher: P,
         spool: S,
+        commands: commands::Parts<L>,
         inbox: mpsc::Receiver<DeviceEvent>,
         shared: Shared,
     ) -> Self {
         let opened = spool.opened();
         let ack = |path| shared.metrics.ack_seconds.get_or_create_owned(&metrics::Path { path });
+        let beginning = Now { unix: shared.clock.unix(), mono: 0.0 };
         let mut engine = Self {
+            commands: Commands::new(commands, beginning),
             delivery: Delivery::new(settings, opened.head, opened.tail, opened.progress),
             publisher,
             spool,
@@ -158,11 +167,16 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
+        let _ = timeout_at(deadline, self.commands.close()).await;
         if settled { Stopped::Settled } else { Stopped::Unsettled }
     }
 
     async fn settled(&mut self) {
-        let settled = |engine: &Self| engine.inbox.is_empty() && engine.delivery.is_settled();
+        let settled = |engine: &Self| {
+            engine.inbox.is_empty()
+                && engine.delivery.is_settled()
+                && engine.commands.is_settled()
+        };
         poll_fn(|cx| self.poll_until(cx, settled)).await;
     }
 
@@ -203,6 +217,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             progress = true;
         }
         self.events = events;
+        let command_time = self.command_time(now);
+        progress |= self.commands.poll(cx, command_time);
         if self.tick.as_mut().poll(cx).is_ready() {
             progress = true;
         }
@@ -213,15 +229,24 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             self.publish_losses();
             self.delivery.pump(self.publisher.room(), now);
             self.perform();
+            let links = &self.links;
+            let link = |session| links.get(&session).map(|opened: &Opened| &*opened.link);
+            self.commands.pump(&mut self.publisher, link, command_time);
             self.set_tick(now);
         }
         progress
     }
 
+    fn command_time(&self, now: f64) -> Now {
+        Now { unix: self.shared.clock.unix(), mono: now }
+    }
+
     fn set_tick(&mut self, now: f64) {
-        let wait = self
-            .delivery
-            .next_wake(now)
+        let command = self.commands.next_wake(self.command_time(now));
+        let wait = [self.delivery.next_wake(now), command]
+            .into_iter()
+            .flatten()
+            .reduce(f64::min)
             .map_or(TICK, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(TICK).min(TICK));
         let next = Instant::now() + wait;
         // Moving a timer costs more than a wake-up that comes a little early.
@@ -238,14 +263,16 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 // A connection that gave up meanwhile reports Closed next.
                 let _ = welcome.send(Resume { epoch, acked });
                 self.announce_device(&device, "online", facts.since, &facts);
+                self.commands.opened(session, &device, &facts.commands);
                 self.links.insert(session, Opened { device, link, facts });
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
-            // No commands are sent, so this answers none.
-            DeviceEvent::Result { .. } => {
-                self.shared.metrics.results_unknown.inc();
+            DeviceEvent::Result { session, id, ok, value } => {
+                let answered = Answered { id, ok, value };
+                self.commands.answered(session, answered, self.command_time(now));
             }
             DeviceEvent::Closed { session } => {
+                self.commands.closed(session);
                 let was_current = self.delivery.close(session, now);
                 let gone = self.links.remove(&session).filter(|_| was_current);
                 if let Some(Opened { device, facts, .. }) = gone {
@@ -279,9 +306,11 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
+                self.commands.uplink_up();
             }
             UplinkEvent::Down { cause, .. } => {
                 self.reports.disconnected();
+                self.commands.uplink_down();
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
@@ -290,9 +319,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 self.delivery.uplink_down(cause, now);
             }
             UplinkEvent::Sent(token) => self.sent(token),
-            UplinkEvent::SendRefused { token, reason } => Self::send_refused(token, &reason),
-            // Not asked for: the publisher does not take requests.
-            UplinkEvent::Request(_) => {}
+            UplinkEvent::SendRefused { token, reason } => self.send_refused(token, &reason),
+            UplinkEvent::Request(request) => {
+                self.commands.requested(request, self.command_time(now));
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use crate::core::ids::{DeviceId, Position, SessionId};
 mod commands;
 
 pub use commands::{
-    CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender, Ledger, LedgerEvent,
+    CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender,
 };
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.

@@ -119,7 +119,11 @@ impl<L: Ledger> Commands<L> {
         let mut progress = false;
         while let Poll::Ready(event) = self.ledger.poll_event(cx) {
             match event {
-                LedgerEvent::Persisted { number, version } => self.desk.persisted(number, version),
+                LedgerEvent::Durable(versions) => {
+                    for (number, version) in versions {
+                        self.desk.persisted(number, version);
+                    }
+                }
                 LedgerEvent::Stalled { reason } => self.desk.stalled(&reason),
                 LedgerEvent::Resumed => self.desk.resumed(),
             }

@@ -10,12 +10,12 @@ use crate::core::batch::{Loss, LossReason};
 use crate::core::ids::DeviceId;
 use crate::core::losses::Sum;
 use crate::metrics;
-use crate::ports::{Message, Publisher, Spool, Token};
+use crate::ports::{Ledger, Message, Publisher, Spool, Token};
 
 /// What the tokens of loss records have besides their number, among all that is sent.
 const LOSS: Token = 1 << 63;
 
-impl<P: Publisher, S: Spool> Engine<P, S> {
+impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     /// Promise 1: a loss is counted, logged and published. The last is the spool's to ask for, with
     /// [`SpoolEvent::Report`], once the record lasts.
     pub(super) fn report_losses(&mut self, losses: Vec<Loss>) {
@@ -64,18 +64,28 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             if let Some(through) = self.reports.acknowledged(token & !LOSS) {
                 self.spool.losses_published(through);
             }
+        } else {
+            self.commands.sent(token);
         }
     }
 
     /// The broker does not take what was sent as `token`. A loss stays on record, and is sent again
-    /// with the next connection.
-    pub(super) fn send_refused(token: Token, reason: &str) {
+    /// with the next connection; the result of a command stays in the ledger, and is not.
+    pub(super) fn send_refused(&mut self, token: Token, reason: &str) {
         if token & LOSS != 0 {
             tracing::error!(
                 reason,
                 "the broker refuses the record of a loss: the user of this gateway must be allowed \
                  to publish on {{prefix}}/losses. It is kept and sent again after reconnecting"
             );
+        } else {
+            tracing::error!(
+                reason,
+                "the broker refuses the result of a command: the user of this gateway must be \
+                 allowed to publish on {{prefix}}/devices/+/results and on the response topics of \
+                 those who ask. The result is in the ledger, see /api/v1/commands"
+            );
+            self.commands.sent(token);
         }
     }
 }

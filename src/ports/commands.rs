@@ -1,57 +1,16 @@
-//! Commands between the tasks: the ledger that keeps them, those who ask for them over HTTP, and
-//! those who look at them.
+//! Commands between the tasks: those who ask for them over HTTP, and those who look at them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lock;
-use crate::core::command::{Kept, Record, Reply, Request, Requester};
+use crate::core::command::{Record, Reply, Request, Requester};
 use crate::core::ids::DeviceId;
 
 /// Changes remembered for who asks what is new; one that has missed more reads everything again.
 const CHANGES: usize = 256;
-
-/// The engine's end of the ledger. Calls return at once; a thread of its own does the work, in
-/// order.
-pub trait Ledger {
-    /// What it held when it was opened. Asked once.
-    fn kept(&mut self) -> Kept;
-
-    /// Writes this version of a command. [`LedgerEvent::Persisted`] follows once it has reached the
-    /// disk, for the newest of several versions at least.
-    fn persist(&mut self, record: Arc<Record>);
-
-    /// Deletes a command. One that is deleted and comes back after a crash does no harm.
-    fn forget(&mut self, number: u64);
-
-    /// The next event, if any. Called until `Pending`.
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LedgerEvent>;
-
-    /// Writes what was handed over and stops the thread.
-    fn close(&mut self) -> impl Future<Output = ()>;
-}
-
-/// What the ledger reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LedgerEvent {
-    /// This version, and all before it, has reached the disk.
-    Persisted {
-        /// Which command.
-        number: u64,
-        /// Which version.
-        version: u32,
-    },
-    /// The disk cannot be written; the ledger retries by itself and drops nothing.
-    Stalled {
-        /// What the operator must know.
-        reason: String,
-    },
-    /// Writing works again.
-    Resumed,
-}
 
 /// Somebody on this machine's side asks for a command: over HTTP, or with `tidegate send`.
 #[derive(Debug)]
