@@ -52,6 +52,9 @@ pub const REFUSALS: [&str; 12] = [
     "tls",
 ];
 
+/// Why a message on a command topic may not be taken as a request.
+pub const REQUESTS_IGNORED: [&str; 4] = ["retained", "too-large", "overflow", "foreign-topic"];
+
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -76,6 +79,8 @@ pub struct Metrics {
     pub duplicates: Counter,
     /// RESULT messages for commands nobody sent.
     pub results_unknown: Counter,
+    /// Messages on command topics that were not taken as requests, by [`Reason`].
+    pub requests_ignored: Family<Reason, Counter>,
     /// What the spool holds on disk, in bytes. This, the next two and [`Self::uplink_up`] are read
     /// from [`crate::ports::Health`] when they are asked for.
     pub spool_bytes: Gauge,
@@ -129,6 +134,7 @@ impl Metrics {
             sequence_gaps: Counter::default(),
             duplicates: Counter::default(),
             results_unknown: Counter::default(),
+            requests_ignored: Family::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_oldest: Gauge::default(),
@@ -171,6 +177,11 @@ impl Metrics {
             self.spool_oldest.clone(),
         );
         r.register("disk_written_bytes", "Bytes written to files", self.disk_written.clone());
+        r.register(
+            "requests_ignored",
+            "Messages on command topics not taken as requests",
+            self.requests_ignored.clone(),
+        );
         r.register("uplink_up", "1 while connected to the broker", self.uplink_up.clone());
         r.register("uplink_inflight", "Messages awaiting PUBACK", self.uplink_inflight.clone());
         r.register(
@@ -199,6 +210,9 @@ impl Metrics {
         }
         for state in ["queued", "delivered", "done", "failed", "expired", "rejected"] {
             drop(self.commands.get_or_create(&State { state }));
+        }
+        for reason in REQUESTS_IGNORED {
+            drop(self.requests_ignored.get_or_create(&Reason { reason }));
         }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));
