@@ -12,23 +12,25 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::fault::Faults;
+use crate::config::registry::Registry;
 use crate::config::watch::{FileWatch, RegistryWatch};
-use crate::config::{Drain, Settings, Surroundings};
+use crate::config::{Auth, Drain, Settings, Surroundings};
 use crate::core::delivery;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
 use crate::device::{self, ListenError, Listener};
-use crate::engine::{Engine, Pulse, Shared, Stopped};
+use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
+use crate::ledger::{self, LedgerError};
 use crate::metrics::Metrics;
-use crate::ports::{Budget, Clock, Health};
+use crate::ports::{Budget, Clock, CommandAccess, Health};
 use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
@@ -62,6 +64,9 @@ pub enum AppError {
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The ledger of commands cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Devices cannot connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -128,10 +133,12 @@ impl Gateway {
             health.clone(),
             metrics.clone(),
             clock.clone(),
-        )?;
+        )?
+        .taking_requests();
         let listener = Listener::bind(&settings.devices)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
+        let (commands, requests) = CommandAccess::new(settings.commands.max_size);
         // Served before the spool is open, so that `/readyz` can say what the start waits for.
         let dashboard = dashboard::start(
             &settings.dashboard,
@@ -141,6 +148,7 @@ impl Gateway {
                 fleet: fleet.clone(),
                 health: health.clone(),
                 metrics: metrics.clone(),
+                commands: commands.clone(),
                 clock: clock.clone(),
                 started,
                 listening: listening.clone(),
@@ -148,6 +156,7 @@ impl Gateway {
             },
         )?;
         let spool = open_spool(&settings, &health, &clock)?;
+        let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -155,6 +164,15 @@ impl Gateway {
             delivery_settings(&settings),
             publisher,
             spool,
+            engine::Parts {
+                settings: settings.commands.desk(),
+                ledger,
+                requests,
+                permits: permits(&settings, devices.clone()),
+                book: commands.book,
+                metrics: metrics.clone(),
+                seed: rand::random(),
+            },
             inbox,
             Shared {
                 clock: clock.clone(),
@@ -306,6 +324,13 @@ fn open_spool(
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
     Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+}
+
+/// What a device may be sent: where devices need no credentials, one that is not registered may be
+/// sent anything.
+fn permits(settings: &Settings, registry: watch::Receiver<Arc<Registry>>) -> engine::Permits {
+    let anyone = (settings.devices.auth == Auth::None).then(Arc::default);
+    Box::new(move |device| registry.borrow().permissions(device).or_else(|| anyone.clone()))
 }
 
 /// Done when the sender is used or dropped: both mean stop.

@@ -52,6 +52,9 @@ pub const REFUSALS: [&str; 12] = [
     "tls",
 ];
 
+/// Why a message on a command topic may not be taken as a request.
+pub const REQUESTS_IGNORED: [&str; 4] = ["retained", "too-large", "overflow", "foreign-topic"];
+
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -90,6 +93,8 @@ pub struct Metrics {
     pub requests_malformed: Counter,
     /// Commands sent again after a reconnect.
     pub commands_redelivered: Counter,
+    /// Messages on command topics that were not taken as requests, by [`Reason`].
+    pub requests_ignored: Family<Reason, Counter>,
     /// What the spool holds on disk, in bytes. This, the next two and [`Self::uplink_up`] are read
     /// from [`crate::ports::Health`] when they are asked for.
     pub spool_bytes: Gauge,
@@ -150,6 +155,7 @@ impl Metrics {
             requests_refused: Counter::default(),
             requests_malformed: Counter::default(),
             commands_redelivered: Counter::default(),
+            requests_ignored: Family::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_oldest: Gauge::default(),
@@ -203,6 +209,11 @@ impl Metrics {
             self.spool_oldest.clone(),
         );
         r.register("disk_written_bytes", "Bytes written to files", self.disk_written.clone());
+        r.register(
+            "requests_ignored",
+            "Messages on command topics not taken as requests",
+            self.requests_ignored.clone(),
+        );
         r.register("uplink_up", "1 while connected to the broker", self.uplink_up.clone());
         r.register("uplink_inflight", "Messages awaiting PUBACK", self.uplink_inflight.clone());
         r.register(
@@ -231,6 +242,9 @@ impl Metrics {
         }
         for state in ["queued", "delivered", "done", "failed", "expired", "rejected"] {
             drop(self.commands.get_or_create(&State { state }));
+        }
+        for reason in REQUESTS_IGNORED {
+            drop(self.requests_ignored.get_or_create(&Reason { reason }));
         }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));

@@ -134,6 +134,7 @@ impl From<'_> {
             max_inflight: v.integer("mqtt.max_inflight"),
             ack_timeout: v.time("mqtt.ack_timeout"),
             keep_alive: v.time("mqtt.keep_alive"),
+            session_expiry: v.time("mqtt.session_expiry"),
             client_id: named("mqtt.client_id"),
             username: v.text("mqtt.username"),
             password_file: self.path("mqtt.password_file"),
@@ -242,6 +243,7 @@ mod tests {
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
              cert = \"c\"\nkey = \"k\"\nmax_inflight = 11\nack_timeout = \"12s\"\nkeep_alive = \"13s\"\n\
+             session_expiry = \"14s\"\n\
              [spool]\nmax_bytes = \"14MiB\"\nmax_age = \"15h\"\nwhen_full = \"block\"\n\
              drain = \"live-first\"\ndrain_rate = 16\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
@@ -276,6 +278,7 @@ mod tests {
             (m.max_inflight, m.ack_timeout, m.keep_alive),
             (11, Duration::from_secs(12), Duration::from_secs(13))
         );
+        assert_eq!(m.session_expiry, Duration::from_secs(14));
         let p = s.spool;
         assert_eq!((p.max_bytes, p.max_age), (14 << 20, Duration::from_secs(54_000)));
         assert_eq!((p.when_full, p.drain, p.drain_rate), (WhenFull::Block, Drain::LiveFirst, 16));

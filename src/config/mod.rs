@@ -250,6 +250,8 @@ pub struct Mqtt {
     pub ack_timeout: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
+    /// MQTT 5: how long the broker keeps commands for a gateway that is away.
+    pub session_expiry: Duration,
     /// MQTT client id.
     pub client_id: String,
     /// User name.

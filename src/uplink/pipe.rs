@@ -26,6 +26,8 @@ pub(super) struct Pipe {
     pub(super) inbox: BytesMut,
     /// What waits to be written.
     pub(super) outbox: BytesMut,
+    /// Bytes still to come that nobody wants.
+    skip: usize,
     /// How much room the next read gets.
     read_size: usize,
     /// Whether bytes may still be inside the TLS layer.
@@ -40,6 +42,7 @@ impl Pipe {
             stream,
             inbox,
             outbox: BytesMut::new(),
+            skip: 0,
             read_size: INBOX,
             unflushed: false,
             last_write: Instant::now(),
@@ -66,10 +69,19 @@ impl Pipe {
                 if read >= self.read_size {
                     self.read_size = INBOX_BUSY;
                 }
+                self.pass_over(0);
                 Poll::Ready(Ok(()))
             }
             Err(error) => Poll::Ready(Err(Lost::io(&error))),
         }
+    }
+
+    /// Passes over the next `bytes` bytes, whenever they come.
+    pub(super) fn pass_over(&mut self, bytes: usize) {
+        self.skip += bytes;
+        let here = self.skip.min(self.inbox.len());
+        self.inbox.advance(here);
+        self.skip -= here;
     }
 
     /// Gives back the memory that one large packet took.

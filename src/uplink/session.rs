@@ -1,4 +1,4 @@
-//! One accepted connection to the broker: its window, its buffers, its deadlines.
+//! One accepted connection to the broker: its window, its queues, its deadlines.
 //!
 //! ```text
 //! submit ──► backlog ──► in flight ──► outbox ──► socket     one write per round
@@ -9,34 +9,32 @@
 //! Nothing here outlives the connection: when it ends, everything in flight is forgotten and
 //! whoever handed it over starts again from its own table.
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::collections::VecDeque;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
+use super::alarm::Alarm;
 use super::announce::{Announcements, Message, Number};
 use super::dial::Dialled;
+use super::groups::{Group, Groups};
+use super::incoming::Arrival;
+use super::letter::Letters;
 use super::lost::Lost;
 use super::mqtt::{Incoming, Limits, Outgoing, Wire};
 use super::pipe::Pipe;
 use super::reason;
+use super::requests::Requests;
 use super::window::{Owner, Window};
 use crate::config::Mqtt;
-use crate::ports::{DownCause, Token, UplinkEvent};
+use crate::ports::{DownCause, Receipt, Token, UplinkEvent};
 
 /// A broker that sends without end gets this many reads per round; the rest waits its turn.
 const READS_PER_ROUND: usize = 16;
 
 /// A connection that lasted this long has proved itself even without a batch.
 const PROVEN_AFTER: Duration = Duration::from_secs(10);
-
-/// Most letters that are handed over and not answered.
-const LETTERS: usize = 32;
-
-/// The timer while there is nothing to wait for.
-const NO_DEADLINE: Duration = Duration::from_secs(86_400);
 
 /// An accepted connection.
 #[derive(Debug)]
@@ -49,30 +47,20 @@ pub(super) struct Session {
     keep_alive: Option<Duration>,
     /// Messages that wait for the window; only batches of several messages come here.
     backlog: VecDeque<(Outgoing, Token)>,
-    groups: HashMap<Token, Group>,
+    groups: Groups,
+    /// `None`: nothing is subscribed to.
+    requests: Option<Requests>,
     /// Messages per batch lately; 1 unless batches are several messages.
     per_batch: usize,
-    /// Messages of the engine's own that wait for the window.
-    letters: VecDeque<(Token, Outgoing)>,
-    letters_in_flight: usize,
-    /// The last message that belongs to no batch was a letter, not an announcement.
-    letter_last: bool,
+    letters: Letters,
     proven: bool,
     since: Instant,
     pinged: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
-    timer_at: Instant,
-}
-
-/// A batch of several messages.
-#[derive(Debug)]
-struct Group {
-    unanswered: usize,
-    refusal: Option<String>,
+    alarm: Alarm,
 }
 
 impl Session {
-    pub(super) fn new(settings: &Mqtt, dialled: Dialled) -> Self {
+    pub(super) fn new(settings: &Mqtt, dialled: Dialled, requests: Option<Requests>) -> Self {
         let now = Instant::now();
         let limits = dialled.answer.limits;
         // The broker's keep-alive replaces ours; 0 turns either off.
@@ -86,16 +74,14 @@ impl Session {
             ack_timeout: settings.ack_timeout,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive)),
             backlog: VecDeque::new(),
-            groups: HashMap::new(),
+            groups: Groups::default(),
+            requests,
             per_batch: 1,
-            letters: VecDeque::new(),
-            letters_in_flight: 0,
-            letter_last: false,
+            letters: Letters::default(),
             proven: false,
             since: now,
             pinged: None,
-            timer: Box::pin(tokio::time::sleep_until(now)),
-            timer_at: now,
+            alarm: Alarm::new(now),
         }
     }
 
@@ -117,7 +103,7 @@ impl Session {
 
     /// Letters that may be submitted now.
     pub(super) fn letter_room(&self) -> usize {
-        LETTERS.saturating_sub(self.letters.len() + self.letters_in_flight)
+        self.letters.room()
     }
 
     /// Messages without PUBACK.
@@ -153,7 +139,7 @@ impl Session {
         token: Token,
         messages: impl Iterator<Item = Outgoing>,
     ) -> Option<UplinkEvent> {
-        let mut group = Group { unanswered: 0, refusal: None };
+        let mut group = Group::default();
         for message in messages {
             match self.check_size(&message) {
                 Ok(()) => {
@@ -179,8 +165,20 @@ impl Session {
     /// Why the broker could never take it.
     pub(super) fn submit_letter(&mut self, token: Token, message: Outgoing) -> Result<(), String> {
         self.check_size(&message)?;
-        self.letters.push_back((token, message));
+        self.letters.push(token, message);
         Ok(())
+    }
+
+    /// The request is safe or answered.
+    pub(super) fn confirm(&mut self, receipt: Receipt) {
+        if let Some(requests) = &mut self.requests {
+            requests.confirm(receipt, &mut self.pipe.outbox);
+        }
+    }
+
+    /// Whether SUBSCRIBE is not answered yet, or refused.
+    pub(super) fn awaits_suback(&self) -> bool {
+        self.requests.as_ref().is_some_and(Requests::is_asked)
     }
 
     /// Receives, sends, and watches the deadlines. What became of batches goes to `events`; when
@@ -198,6 +196,10 @@ impl Session {
         self.receive(cx, announcements, events)?;
         if !events.is_empty() {
             return Ok(());
+        }
+        if self.requests.as_ref().is_some_and(Requests::is_spent) {
+            let reason = "commands were left out that did not fit; the broker sends them again";
+            return Err(Lost::silent(reason));
         }
         self.send_backlog();
         // Room that nobody was told of goes to the readings first.
@@ -251,20 +253,27 @@ impl Session {
         }
     }
 
-    /// Letters and announcements in turns, as far as there is room for them.
+    /// Letters and announcements in turns, then SUBSCRIBE, as far as there is room for them.
     fn send_others(&mut self, announcements: &mut Announcements) {
         while self.window.lets_others() && !self.pipe.is_full() {
-            let letters_turn = !self.letter_last || !announcements.is_waiting();
-            let letter = if letters_turn { self.letters.pop_front() } else { None };
-            if let Some((token, letter)) = letter {
-                self.letter_last = true;
-                self.letters_in_flight += 1;
+            if let Some((token, letter)) = self.letters.next(announcements.is_waiting()) {
                 self.send(letter, Owner::Letter(token));
             } else {
-                self.letter_last = false;
                 let Some((number, message)) = announcements.take() else { break };
                 self.send_announcement(number, message, announcements);
             }
+        }
+        self.subscribe();
+    }
+
+    fn subscribe(&mut self) {
+        let Some(requests) = self.requests.as_mut().filter(|requests| requests.is_due()) else {
+            return;
+        };
+        if let Some(pkid) = self.window.send(Owner::Subscription)
+            && let Some(filter) = requests.subscribe()
+        {
+            self.wire.subscribe(pkid, filter, &mut self.pipe.outbox);
         }
     }
 
@@ -319,13 +328,13 @@ impl Session {
                     self.answered(pkid, now, reason, refusal, announcements, events)?;
                 }
                 Some(Incoming::PingResp) => self.pinged = None,
-                // Nothing is subscribed to yet; a broker that sends all the same gets its answer.
-                Some(Incoming::Publish { pkid }) => {
-                    if let Some(pkid) = pkid {
-                        if !self.pipe.is_full() {
-                            Wire::puback(pkid, &mut self.pipe.outbox);
-                        }
-                    }
+                Some(Incoming::Publish(arrival)) => self.arrived(arrival, events),
+                Some(Incoming::Oversized(arrival, left)) => {
+                    self.pipe.pass_over(left);
+                    self.arrived(arrival, events);
+                }
+                Some(Incoming::SubAck { pkid, reason, text }) => {
+                    self.subscribed(pkid, reason, text.as_deref(), now)?;
                 }
                 Some(Incoming::Disconnect { reason, text }) => {
                     return Err(Lost::disconnect(reason, text.as_deref()));
@@ -339,6 +348,37 @@ impl Session {
         Ok(())
     }
 
+    fn arrived(&mut self, arrival: Arrival, events: &mut VecDeque<UplinkEvent>) {
+        match (&mut self.requests, arrival.pkid) {
+            (Some(requests), _) => {
+                let request = requests.take(arrival, &mut self.pipe.outbox);
+                events.extend(request.map(UplinkEvent::Request));
+            }
+            // Nothing is subscribed to; a broker that sends all the same gets its answer.
+            (None, Some(pkid)) if !self.pipe.is_full() => {
+                Wire::puback(pkid, &mut self.pipe.outbox);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn subscribed(
+        &mut self,
+        pkid: u16,
+        reason: u8,
+        text: Option<&str>,
+        now: Instant,
+    ) -> Result<(), Lost> {
+        match (self.window.answer(pkid, now), &mut self.requests) {
+            (Some(Owner::Subscription), Some(requests)) => {
+                let refusal = reason::describe_suback(reason, text);
+                requests.subscribed(reason, refusal.as_deref(), now);
+                Ok(())
+            }
+            _ => Err(Lost::silent(format!("the broker sent a SUBACK for packet {pkid}"))),
+        }
+    }
+
     fn answered(
         &mut self,
         pkid: u16,
@@ -348,17 +388,14 @@ impl Session {
         announcements: &mut Announcements,
         events: &mut VecDeque<UplinkEvent>,
     ) -> Result<(), Lost> {
-        let Some(owner) = self.window.answer(pkid, now) else {
-            let reason = format!("the broker acknowledged packet {pkid}, which was not sent");
-            return Err(Lost::silent(reason));
-        };
+        let owner = self.window.answer(pkid, now);
         let token = match owner {
-            Owner::Batch(token) | Owner::Part(token) => token,
-            Owner::Letter(token) => {
-                self.letters_in_flight -= 1;
-                token
+            None | Some(Owner::Subscription) => {
+                let reason = format!("the broker acknowledged packet {pkid}, which was not sent");
+                return Err(Lost::silent(reason));
             }
-            Owner::Announcement(number) => {
+            Some(Owner::Batch(token) | Owner::Part(token) | Owner::Letter(token)) => token,
+            Some(Owner::Announcement(number)) => {
                 if let Some(refusal) = refusal {
                     tracing::warn!(reason = refusal, "the broker refuses an announcement");
                 }
@@ -373,29 +410,14 @@ impl Session {
         }
         self.proven |= refusal.is_none();
         let fate = match owner {
-            Owner::Part(_) => self.group_answered(token, refusal),
-            Owner::Letter(_) => Some(match refusal {
-                Some(reason) => UplinkEvent::SendRefused { token, reason },
-                None => UplinkEvent::Sent(token),
-            }),
+            Some(Owner::Part(_)) => self.groups.answered(token, refusal),
+            Some(Owner::Letter(_)) => Some(self.letters.answered(token, refusal)),
             _ => Some(Group { unanswered: 0, refusal }.fate(token)),
         };
         events.extend(fate);
         // A reading's place may go to another message: each in turn.
         self.send_others(announcements);
         Ok(())
-    }
-
-    fn group_answered(&mut self, token: Token, refusal: Option<String>) -> Option<UplinkEvent> {
-        let group = self.groups.get_mut(&token)?;
-        group.unanswered -= 1;
-        if refusal.is_some() {
-            group.refusal = refusal;
-        }
-        if group.unanswered > 0 {
-            return None;
-        }
-        self.groups.remove(&token).map(|group| group.fate(token))
     }
 
     /// Writes what has gathered. When that fails, what the broker said last says why.
@@ -413,27 +435,17 @@ impl Session {
         }
     }
 
-    /// Acts on deadlines that have passed and sees to it that the next one wakes the task. The
-    /// timer is only ever brought forward: most acknowledgements move a deadline back, and that is
-    /// found when the timer fires.
+    /// Acts on deadlines that have passed and sees to it that the next one wakes the task.
     fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
         loop {
-            match self.next_deadline() {
-                Some(due) if due < self.timer_at => self.set_timer(due),
-                _ => {}
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            self.alarm.bring_forward(self.next_deadline());
+            if !self.alarm.rings(cx) {
                 return Ok(());
             }
             let now = Instant::now();
             self.check_deadlines(now)?;
-            self.set_timer(self.next_deadline().unwrap_or(now + NO_DEADLINE));
+            self.alarm.set(self.next_deadline(), now);
         }
-    }
-
-    fn set_timer(&mut self, due: Instant) {
-        self.timer_at = due;
-        self.timer.as_mut().reset(due);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -443,15 +455,21 @@ impl Session {
             (None, Some(keep_alive)) => Some(self.pipe.last_write() + keep_alive),
             (None, None) => None,
         };
-        [acknowledgement, ping].into_iter().flatten().min()
+        let retry = self.requests.as_ref().and_then(Requests::next_retry);
+        [acknowledgement, ping, retry].into_iter().flatten().min()
     }
 
     fn check_deadlines(&mut self, now: Instant) -> Result<(), Lost> {
         let limit = self.ack_timeout;
         let seconds = limit.as_secs_f64();
         if self.window.waiting_since().is_some_and(|since| since + limit <= now) {
-            return Err(Lost::silent(format!("no PUBACK within {seconds} s")));
+            let owed = if self.awaits_suback() { "PUBACK or SUBACK" } else { "PUBACK" };
+            return Err(Lost::silent(format!("no {owed} within {seconds} s")));
         }
+        if let Some(requests) = &mut self.requests {
+            requests.retry(now);
+        }
+        self.subscribe();
         match (self.pinged, self.keep_alive) {
             (Some(sent), _) if sent + limit <= now => {
                 return Err(Lost::silent(format!("no PINGRESP within {seconds} s")));
@@ -463,14 +481,5 @@ impl Session {
             _ => {}
         }
         Ok(())
-    }
-}
-
-impl Group {
-    fn fate(self, token: Token) -> UplinkEvent {
-        match self.refusal {
-            Some(reason) => UplinkEvent::Refused { token, reason },
-            None => UplinkEvent::Published(token),
-        }
     }
 }

@@ -46,6 +46,42 @@ impl Topics {
     }
 }
 
+/// The topics that requests come on.
+#[derive(Debug)]
+pub(super) struct CommandTopics {
+    prefix: String,
+    filter: String,
+}
+
+impl CommandTopics {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: prefix.to_owned(), filter: format!("{prefix}/devices/+/commands") }
+    }
+
+    /// All of them: `{prefix}/devices/+/commands`.
+    pub(super) fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    /// The device that `topic` names; `None` where it is none of them.
+    pub(super) fn device<'a>(&self, topic: &'a [u8]) -> Option<&'a str> {
+        let below = self.below(std::str::from_utf8(topic).ok()?)?;
+        let device = below.strip_prefix("devices/")?.strip_suffix("/commands")?;
+        (!device.contains('/')).then_some(device)
+    }
+
+    /// Whether only the gateway itself has something to say there.
+    pub(super) fn is_own(&self, topic: &str) -> bool {
+        self.below(topic).is_some_and(|below| {
+            matches!(below, "status" | "losses") || below.starts_with("devices/")
+        })
+    }
+
+    fn below<'a>(&self, topic: &'a str) -> Option<&'a str> {
+        topic.strip_prefix(&self.prefix)?.strip_prefix('/')
+    }
+}
+
 /// Whether messages can be published on `topic` (MQTT 5 section 4.7).
 ///
 /// # Errors
@@ -63,6 +99,35 @@ pub(super) fn publishable(topic: &str) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_topic_names_its_device() {
+        let topics = CommandTopics::new("tidegate/gw-1");
+        assert_eq!(topics.filter(), "tidegate/gw-1/devices/+/commands");
+        assert_eq!(topics.device(b"tidegate/gw-1/devices/kiln-3/commands"), Some("kiln-3"));
+        assert_eq!(topics.device(b"tidegate/gw-1/devices//commands"), Some(""));
+        for topic in [
+            &b"tidegate/gw-1/devices/a/b/commands"[..],
+            b"tidegate/gw-1/devices/commands",
+            b"tidegate/gw-10/devices/a/commands",
+            b"other/devices/a/commands",
+            b"tidegate/gw-1/devices/\xff/commands",
+            b"",
+        ] {
+            assert_eq!(topics.device(topic), None);
+        }
+    }
+
+    #[test]
+    fn the_gateways_own_topics_are_known() {
+        let topics = CommandTopics::new("tidegate/gw-1");
+        for own in ["status", "losses", "devices/a/readings", "devices/b/commands"] {
+            assert!(topics.is_own(&format!("tidegate/gw-1/{own}")));
+        }
+        for other in ["tidegate/gw-1/answers", "tidegate/gw-2/status", "app/1", "status"] {
+            assert!(!topics.is_own(other), "{other}");
+        }
+    }
 
     #[test]
     fn only_a_plain_topic_can_be_published_to() {

@@ -26,6 +26,8 @@ pub(super) enum Owner {
     Announcement(Number),
     /// No batch, and kept by whoever handed it over.
     Letter(Token),
+    /// A SUBSCRIBE, which awaits its SUBACK.
+    Subscription,
 }
 
 impl Owner {

@@ -39,6 +39,7 @@ pub(crate) fn settings(port: u16) -> Mqtt {
         max_inflight: 100,
         ack_timeout: Duration::from_secs(10),
         keep_alive: Duration::from_secs(30),
+        session_expiry: Duration::from_secs(3600),
         client_id: "tidegate-gw-1".to_owned(),
         username: None,
         password_file: None::<PathBuf>,
@@ -103,6 +104,19 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(settings: &Mqtt, batches: Vec<Batch>) -> Self {
+        Self::with(settings, batches, |uplink| uplink)
+    }
+
+    /// One that takes requests.
+    pub(crate) fn taking_requests(settings: &Mqtt, batches: Vec<Batch>) -> Self {
+        Self::with(settings, batches, MqttPublisher::taking_requests)
+    }
+
+    fn with(
+        settings: &Mqtt,
+        batches: Vec<Batch>,
+        change: impl FnOnce(MqttPublisher) -> MqttPublisher,
+    ) -> Self {
         let health = Arc::<Health>::default();
         let metrics = Arc::<Metrics>::default();
         let uplink = MqttPublisher::new(
@@ -113,7 +127,7 @@ impl Driver {
             Arc::new(WallClock),
         );
         Self {
-            uplink: uplink.unwrap(),
+            uplink: change(uplink.unwrap()),
             health,
             metrics,
             batches,

@@ -13,4 +13,8 @@ mod letters;
 #[cfg(test)]
 mod mosquitto;
 #[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod window;
