@@ -159,7 +159,11 @@ impl Store {
         Ok(())
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
+    /// Hands everything put so far to the system, which may lose it with the power.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(&self.dir, || self.database()?.flush()).map(|_| ())
     }
 
