@@ -173,9 +173,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
 
     async fn settled(&mut self) {
         let settled = |engine: &Self| {
-            engine.inbox.is_empty()
-                && engine.delivery.is_settled()
-                && engine.commands.is_settled()
+            engine.inbox.is_empty() && engine.delivery.is_settled() && engine.commands.is_settled()
         };
         poll_fn(|cx| self.poll_until(cx, settled)).await;
     }

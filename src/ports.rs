@@ -20,9 +20,7 @@ use crate::core::ids::{DeviceId, Position, SessionId};
 
 mod commands;
 
-pub use commands::{
-    CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender,
-};
+pub use commands::{CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -125,10 +125,9 @@ impl Gateway {
         path: &str,
         mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let (mut sender, connection) = self
-            .connect()
-            .await
-            .with_context(|| format!("no gateway can be reached at {}; does it run?", self.authority))?;
+        let (mut sender, connection) = self.connect().await.with_context(|| {
+            format!("no gateway can be reached at {}; does it run?", self.authority)
+        })?;
         let request = self.getting(path)?;
         let following = async {
             let mut answer = sender.send_request(request).await?;
@@ -174,8 +173,7 @@ type Driving = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
 async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> anyhow::Result<(Sender, Driving)> {
-    let (sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     Ok((sender, Box::pin(connection)))
 }
 

@@ -143,6 +143,7 @@ fn bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::http::Gateway;
     use super::*;
 
     fn text(json: &str) -> String {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::fault::{Faults, Source};
 use super::raw::Values;
 use super::{
-    Auth, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion, PayloadFormat,
-    Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
+    Auth, Commands, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion,
+    PayloadFormat, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
 };
 
 /// The settings; where a value is faulty its default stands in, as the fault is reported already.
@@ -30,6 +30,7 @@ pub(super) fn settings(
         devices: from.devices(),
         mqtt: from.mqtt(&id),
         spool: from.spool(),
+        commands: from.commands(),
         dashboard: Dashboard {
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
@@ -162,6 +163,17 @@ impl From<'_> {
         }
     }
 
+    fn commands(&self) -> Commands {
+        let v = self.v;
+        Commands {
+            max_count: v.integer("commands.max_count"),
+            max_age: v.time("commands.max_age"),
+            max_size: self.in_memory("commands.max_size"),
+            max_in_flight: v.integer("commands.max_in_flight"),
+            default_ttl: v.time("commands.default_ttl"),
+        }
+    }
+
     fn log(&self) -> Log {
         Log {
             level: self.v.text("log.level").unwrap_or_default(),
@@ -226,6 +238,14 @@ mod tests {
             (s.spool.when_full, s.spool.drain, s.spool.drain_rate),
             (WhenFull::DropOldest, Drain::InOrder, 0)
         );
+        assert_eq!(
+            (s.commands.max_count, s.commands.max_size, s.commands.max_in_flight),
+            (1000, 8192, 8)
+        );
+        assert_eq!(
+            (s.commands.max_age, s.commands.default_ttl),
+            (Duration::from_secs(30 * 86_400), Duration::from_secs(60))
+        );
         assert_eq!(s.dashboard.listen.to_string(), "127.0.0.1:8080");
         assert_eq!((s.log.level.as_str(), s.log.target), ("info", LogTarget::Auto));
     }
@@ -246,6 +266,8 @@ mod tests {
              session_expiry = \"14s\"\n\
              [spool]\nmax_bytes = \"14MiB\"\nmax_age = \"15h\"\nwhen_full = \"block\"\n\
              drain = \"live-first\"\ndrain_rate = 16\n\
+             [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
+             default_ttl = \"22s\"\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
              [log]\nlevel = \"debug\"\ntarget = \"stderr\"\n",
         );
@@ -282,6 +304,12 @@ mod tests {
         let p = s.spool;
         assert_eq!((p.max_bytes, p.max_age), (14 << 20, Duration::from_secs(54_000)));
         assert_eq!((p.when_full, p.drain, p.drain_rate), (WhenFull::Block, Drain::LiveFirst, 16));
+        let c = s.commands;
+        assert_eq!((c.max_count, c.max_size, c.max_in_flight), (18, 2000, 21));
+        assert_eq!(
+            (c.max_age, c.default_ttl),
+            (Duration::from_secs(68_400), Duration::from_secs(22))
+        );
         assert_eq!(s.dashboard.listen.port(), 17);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));

@@ -126,8 +126,14 @@ impl Hub {
         self.context.fleet.watch(true);
         self.arrival.notify_one();
         let ticks = self.ticks.subscribe();
-        let mut viewer =
-            Viewer { hub: Arc::clone(self), filter, cursor: 0, commands: 0, ticks, pending: Pending::Nothing };
+        let mut viewer = Viewer {
+            hub: Arc::clone(self),
+            filter,
+            cursor: 0,
+            commands: 0,
+            ticks,
+            pending: Pending::Nothing,
+        };
         viewer.start_over();
         Some(viewer)
     }
@@ -158,7 +164,8 @@ impl Hub {
     fn forget_last_tick(&self) {
         self.ticks.send_modify(|tick| {
             let Tick { version, status_version, removal_version, commands, .. } = **tick;
-            let numbers = Tick { version, status_version, removal_version, commands, ..Tick::default() };
+            let numbers =
+                Tick { version, status_version, removal_version, commands, ..Tick::default() };
             *tick = Arc::new(numbers);
         });
     }

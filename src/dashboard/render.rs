@@ -6,7 +6,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::slot::{Latest, Slot, State};
 use crate::core::batch::Value;
-use crate::core::command::Record;
+use crate::core::command;
 use crate::core::ids::DeviceId;
 use crate::ports::lock;
 
@@ -77,7 +77,7 @@ pub(super) fn changes(slot: &Slot, since: u64, filter: &Filter) -> impl Iterator
 }
 
 /// The feed's message for a command that has changed.
-pub(super) fn command(record: &Record) -> String {
+pub(super) fn command(record: &command::Record) -> String {
     let mut message = record.to_json();
     if let Some(members) = message.as_object_mut() {
         members.insert("type".into(), "command".into());

@@ -103,8 +103,11 @@ async fn accept(
             }
             continue;
         };
-        let (tls, router, stopping) =
-            (tls.map(TlsSlot::acceptor), router.clone().layer(Extension(Peer(peer))), stopping.clone());
+        let (tls, router, stopping) = (
+            tls.map(TlsSlot::acceptor),
+            router.clone().layer(Extension(Peer(peer))),
+            stopping.clone(),
+        );
         tokio::spawn(async move {
             connection(stream, tls, router, stopping).await;
             drop(place);

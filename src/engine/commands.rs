@@ -144,8 +144,7 @@ impl<L: Ledger> Commands<L> {
     /// A request came over MQTT.
     pub(super) fn requested(&mut self, asked: MqttRequest, now: Now) {
         let MqttRequest { receipt, device, payload, response_topic, correlation } = asked;
-        let response =
-            response_topic.map(|topic| Response::new(topic, correlation)).transpose();
+        let response = response_topic.map(|topic| Response::new(topic, correlation)).transpose();
         let id = DeviceId::new(&device);
         let request = Request::parse(&payload, self.max_size);
         match (id, request, response) {

@@ -38,8 +38,8 @@
 //! - Changes that were not reported may or may not be there after a crash. So a command that was
 //!   refused because the disk did not take it may be there all the same, if the process ends before
 //!   the disk takes its deletion.
-//! - Each entry says how far everything before was durable, so what is missing before that is
-//!   damage: counted, logged, its folder put aside, and [`Kept::damaged`] set. What damage cannot
+//! - Each entry says how far everything before was durable, and after each commit one more is
+//!   written that says so, unsynced; what is missing before that is damage: counted, logged, its folder put aside, and [`Kept::damaged`] set. What damage cannot
 //!   show is that the end of a file is gone, with all that says so.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

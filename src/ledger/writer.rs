@@ -81,10 +81,13 @@ impl Generation {
         Ok(size)
     }
 
-    fn commit(&mut self) -> Result<(), StoreError> {
+    /// Waits until everything is durable, then says so in the file, which a later damage of what is
+    /// durable is known by. That need not be durable itself.
+    fn commit(&mut self, next_number: u64) -> Result<(), StoreError> {
         self.store.commit()?;
         self.durable = self.sequence;
-        Ok(())
+        self.put(&Entry::Next(next_number))?;
+        self.store.flush()
     }
 }
 
@@ -204,7 +207,7 @@ impl Writer {
     /// Adds `group` to the present database; the bytes of each.
     fn append(&mut self, group: &[(u64, Option<Arc<Record>>)]) -> Result<Vec<usize>, StoreError> {
         let Some(mut generation) = self.current.take() else { return self.rotate(group) };
-        let result = write(&mut generation, group);
+        let result = write(&mut generation, group, self.next_number);
         match result {
             Ok(sizes) => {
                 self.current = Some(generation);
@@ -274,7 +277,7 @@ impl Writer {
             *size = generation.put(&Entry::Record(record))?;
             bytes += *size;
         }
-        let sizes = write(&mut generation, group)?;
+        let sizes = write(&mut generation, group, self.next_number)?;
         let dir = self.dir.clone();
         note_begun(&dir).map_err(|source| StoreError::Io { path: dir, source })?;
         for number in changed {
@@ -335,6 +338,7 @@ impl Writer {
 fn write(
     generation: &mut Generation,
     group: &[(u64, Option<Arc<Record>>)],
+    next_number: u64,
 ) -> Result<Vec<usize>, StoreError> {
     let mut sizes = Vec::with_capacity(group.len());
     for (number, change) in group {
@@ -344,6 +348,6 @@ fn write(
         };
         sizes.push(generation.put(&entry)?);
     }
-    generation.commit()?;
+    generation.commit(next_number)?;
     Ok(sizes)
 }

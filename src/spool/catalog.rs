@@ -43,7 +43,7 @@ use super::marks::{Marks, MarksFile};
 use super::tally::{Missing, Tallies};
 use crate::core::batch::{Batch, Loss};
 use crate::core::ids::{DeviceId, Position};
-use crate::storage::disk::{self, Lock};
+use crate::storage::disk::Lock;
 use crate::storage::store::StoreError;
 
 /// Bytes of memory for batches that are read back to be counted or written again.

@@ -30,11 +30,11 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::storage::disk;
 use super::tally::Fields;
 use super::unpublished::{Number, Unpublished};
 use crate::core::batch::{Loss, LossReason};
 use crate::core::ids::{DeviceId, Position};
+use crate::storage::disk;
 
 /// What one place may take.
 const PLACE: usize = 64 * 1024;

@@ -23,8 +23,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::storage::disk;
 use crate::core::ids::Position;
+use crate::storage::disk;
 
 const MAGIC: [u8; 4] = *b"tgM1";
 const LEN: usize = 68;

@@ -9,3 +9,5 @@
 pub(crate) mod disk;
 pub(crate) mod pieces;
 pub(crate) mod store;
+#[cfg(test)]
+pub(crate) mod testing;

@@ -146,7 +146,7 @@ impl Store {
 
     /// Whether its file is still where it was made.
     #[must_use]
-    pub(super) fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         disk::is_at(&self.file, &self.dir.join("db"))
     }
 
@@ -171,7 +171,11 @@ impl Store {
         Ok(())
     }
 
-    fn flush(&self) -> Result<(), StoreError> {
+    /// Hands everything put so far to the system, which may lose it with the power.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
         guarded(&self.dir, || self.database()?.flush()).map(|_| ())
     }
 

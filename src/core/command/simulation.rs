@@ -20,19 +20,12 @@ fn everything(_: &DeviceId) -> Option<Arc<Permissions>> {
 }
 
 /// What a device has on its present connection.
-#[derive(Default)]
 struct Connection {
     session: SessionId,
     /// Sent and not answered.
     open: Vec<String>,
     /// The highest command number that came first on this connection.
     last: u64,
-}
-
-impl Default for SessionId {
-    fn default() -> Self {
-        Self(0)
-    }
 }
 
 struct World {
@@ -141,7 +134,7 @@ impl World {
         let device = self.devices[self.rng.random_range(0..self.devices.len())].clone();
         self.sessions += 1;
         let session = SessionId(self.sessions);
-        let connection = Connection { session, ..Connection::default() };
+        let connection = Connection { session, open: Vec::new(), last: 0 };
         let replaced = self.connections.insert(device.clone(), connection);
         self.desk.opened(session, &device, Vec::new());
         if let Some(replaced) = replaced {

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Catalog, FileError, at};
-use crate::spool::scan::is_gone;
-use crate::spool::{disk, generation};
+use crate::spool::generation;
+use crate::storage::disk;
+use crate::storage::pieces::is_gone;
 
 /// Damaged folders that are kept.
 pub(super) const DAMAGED_MAX: usize = 3;

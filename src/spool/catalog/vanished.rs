@@ -12,7 +12,7 @@ use crate::core::ids::Position;
 use crate::spool::disk;
 use crate::spool::generation::Generation;
 use crate::spool::marks::MarksFile;
-use crate::spool::store::StoreError;
+use crate::storage::store::StoreError;
 
 /// Generations that are looked at together.
 const LOOKED_AT: usize = 64;

@@ -5,9 +5,9 @@ use std::fs;
 use super::Generation;
 use crate::core::ids::Position;
 use crate::spool::chunk;
-use crate::spool::scan::is_gone;
-use crate::spool::store::StoreError;
 use crate::spool::tally::Missing;
+use crate::storage::pieces::is_gone;
+use crate::storage::store::StoreError;
 
 impl Generation {
     /// Writes what it holds from `from` on to `new` as well, `bytes` of memory at a time.
