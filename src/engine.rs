@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, timeout_at};
 use crate::core::batch::Loss;
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::losses::{Burst, Losses};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
@@ -36,6 +37,8 @@ const ACKS_PER_TURN: usize = 4096;
 const TURNS_PER_POLL: usize = 8;
 /// How often the engine looks at the time though nothing arrives.
 const TICK: Duration = Duration::from_millis(500);
+/// Loss records that may wait for the broker's word; the next are handed over as it comes.
+const UNANNOUNCED_LOSSES: usize = 500;
 /// How long a stopping engine waits for PUBACKs before it spools what is in flight.
 const LAST_ACKS: Duration = Duration::from_secs(2);
 
@@ -91,6 +94,8 @@ pub struct Engine<P, S> {
     last_epoch: u64,
     gaps: u64,
     duplicates: u64,
+    losses: Losses,
+    up: bool,
 }
 
 struct Opened {
@@ -125,6 +130,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             last_epoch: 0,
             gaps: 0,
             duplicates: 0,
+            losses: Losses::default(),
+            up: false,
         };
         engine.report_losses(opened.losses);
         engine
@@ -147,6 +154,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.delivery.stop(self.now());
         self.perform();
         let settled = timeout_at(deadline, self.settled()).await.is_ok();
+        self.tell_losses(f64::INFINITY);
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
@@ -201,6 +209,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         if progress {
             self.delivery.pump(self.publisher.room(), now);
             self.perform();
+            self.tell_losses(now);
             self.set_tick(now);
         }
         progress
@@ -258,6 +267,11 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     }
 
     fn uplink_event(&mut self, event: UplinkEvent, now: f64) {
+        match event {
+            UplinkEvent::Up { .. } => self.up = true,
+            UplinkEvent::Down { .. } => self.up = false,
+            _ => {}
+        }
         match event {
             UplinkEvent::Published(token) => self.delivery.published(token),
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
@@ -350,9 +364,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
     }
 
-    /// Promise 1: a loss is counted, logged and published.
+    /// Promise 1: a loss is counted, logged and published. Counted at once.
     fn report_losses(&mut self, losses: Vec<Loss>) {
-        for loss in losses {
+        let now = self.now();
+        for mut loss in losses {
             let reason = loss.reason.as_str();
             self.shared
                 .metrics
@@ -360,25 +375,39 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 .get_or_create(&metrics::Reason { reason })
                 .inc_by(loss.readings);
             self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
-            let device = loss.device.as_ref().map(DeviceId::as_str);
+            loss.time = self.shared.clock.unix();
+            self.losses.add(loss, now);
+        }
+    }
+
+    /// Logs and publishes what has been gathered for long enough by `now`.
+    fn tell_losses(&mut self, now: f64) {
+        while let Some(Burst { reason, readings, devices, example }) = self.losses.to_log(now) {
             tracing::error!(
-                device,
-                epoch = loss.epoch,
-                first_seq = loss.first_seq,
-                last_seq = loss.last_seq,
-                readings = loss.readings,
-                reason,
-                detail = loss.detail,
+                readings,
+                devices,
+                reason = reason.as_str(),
+                device = example.device.as_ref().map(DeviceId::as_str),
+                epoch = example.epoch,
+                first_seq = example.first_seq,
+                last_seq = example.last_seq,
+                detail = example.detail,
                 "readings are lost"
             );
+        }
+        while self.up
+            && self.losses.has_to_publish(now)
+            && self.publisher.unannounced() < UNANNOUNCED_LOSSES
+        {
+            let Some(loss) = self.losses.to_publish(now) else { break };
             let mut record = json!({
-                "device": device,
+                "device": loss.device.as_ref().map(DeviceId::as_str),
                 "epoch": loss.epoch,
                 "first_seq": loss.first_seq,
                 "last_seq": loss.last_seq,
                 "readings": loss.readings,
-                "reason": reason,
-                "time": self.shared.clock.unix(),
+                "reason": loss.reason.as_str(),
+                "time": loss.time,
             });
             if let (Some(detail), Some(record)) = (loss.detail, record.as_object_mut()) {
                 record.insert("detail".into(), detail.into());

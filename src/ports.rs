@@ -219,6 +219,10 @@ pub trait Publisher {
     /// reconnect; a newer retained message replaces an older one of its topic.
     fn announce(&mut self, message: Announcement);
 
+    /// How many announcements that are not retained the broker has not acknowledged. Beyond a
+    /// thousand the oldest are dropped.
+    fn unannounced(&self) -> usize;
+
     /// Drives the connection: sends what was handed over, receives what has come. Called until
     /// `Pending`; the last call writes out everything that was handed over since.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<UplinkEvent>;

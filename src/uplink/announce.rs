@@ -141,6 +141,11 @@ impl Announcements {
         self.waiting.is_empty() && self.sent.is_empty()
     }
 
+    /// How many that are not retained have not been answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.once + self.sent.values().filter(|entry| matches!(entry, Entry::Once(_))).count()
+    }
+
     /// How many were dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)

@@ -11,8 +11,8 @@
 //!
 //! What it promises beyond [`Publisher`]:
 //!
-//! - An attempt (name, TCP, TLS, CONNACK) takes 10 s at most; between attempts it waits 0.5 to 60 s,
-//!   longer each time and with jitter, and never gives up. The waits start over once a connection
+//! - An attempt (name, TCP, TLS, CONNACK) takes 10 s at most; between attempts it waits 0.5 s to
+//!   `mqtt.max_backoff`, longer each time and with jitter, and never gives up. The waits start over once a connection
 //!   has proved itself: it got a batch acknowledged, or held for 10 s.
 //! - The session is always clean. What the broker may have kept of an earlier one is never relied on.
 //! - A broker that owes an answer for longer than `mqtt.ack_timeout` is left.
@@ -61,7 +61,6 @@ use crate::metrics::Metrics;
 use crate::ports::{Announcement, Clock, Health, Publisher, Token, UplinkEvent, UplinkState};
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Attempts that fail one after the other are logged this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -156,7 +155,7 @@ impl MqttPublisher {
             metrics,
             clock,
             state: State::New,
-            backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
+            backoff: Backoff::new(SHORTEST_WAIT, settings.max_backoff),
             failed_attempts: 0,
             was_connected: false,
             plain_will: false,
@@ -363,6 +362,10 @@ impl Publisher for MqttPublisher {
         let topic = self.topics.below(&topic);
         self.announcements.push(Message { topic, payload: payload.into(), retain });
         self.report_dropped();
+    }
+
+    fn unannounced(&self) -> usize {
+        self.announcements.unanswered()
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<UplinkEvent> {
