@@ -99,6 +99,27 @@ async fn a_stopped_broker_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn one_reading_does_not_wait_as_long_as_the_broker_may_take() {
+    let bench = Bench::start(|setup| setup.set("mqtt.ack_timeout", "10m")).await;
+    let (mut device, _) = bench.gateway.device("kiln-3").open(Some(7)).await;
+    device.reading(1, 1.0).await;
+    device.acked(1).await;
+    bench.proxy.set(Mode::HalfOpen);
+    for seq in 2..=4 {
+        let sent = Instant::now();
+        device.reading(seq, 1.0).await;
+        device.acked(seq).await;
+        eprintln!("ACK {seq} after {:?}", sent.elapsed());
+    }
+    assert_eq!(bench.gateway.metric("tidegate_uplink_up").await, 1, "nobody has given up yet");
+    assert_eq!(bench.gateway.metric("tidegate_readings_spooled_total").await, 3);
+    bench.proxy.set(Mode::Forward);
+    bench.drained().await;
+    let (arrived, _) = arrivals(&bench);
+    assert_eq!(arrived["kiln-3"], [1, 2, 3, 4]);
+}
+
+#[tokio::test]
 async fn a_broker_that_returns_after_half_a_second_again_and_again_costs_nothing() {
     let rounds = if long_factor() > 1 { 100 } else { 12 };
     let bench = Bench::start(impatient).await;

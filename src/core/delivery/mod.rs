@@ -51,7 +51,7 @@ use runs::{Runs, Taken, Ticket};
 pub struct Settings {
     /// Bytes of batches waiting for the uplink beyond which it counts as too slow.
     pub live_bytes: usize,
-    /// Seconds a batch may wait for the uplink before it counts as too slow.
+    /// Seconds a batch may wait for the uplink, or for its answer, before it counts as too slow.
     pub patience: f64,
     /// Bytes of batches read ahead from the spool.
     pub load_bytes: usize,
@@ -162,9 +162,13 @@ pub struct Delivery {
     flights: VecDeque<Option<Flight>>,
     first_token: u64,
     in_flight: usize,
+    /// How many of them were not spooled.
+    live_in_flight: usize,
     backlog: Backlog,
     up: bool,
     direct: bool,
+    /// The uplink was too slow and has acknowledged nothing since.
+    stalled: bool,
     caution: Caution,
     /// Spooled batches that may be published now, under `drain_rate`.
     allowance: f64,
@@ -196,9 +200,11 @@ impl Delivery {
             flights: VecDeque::new(),
             first_token: 0,
             in_flight: 0,
+            live_in_flight: 0,
             backlog: Backlog::new(head, tail),
             up: false,
             direct: false,
+            stalled: false,
             caution: Caution::default(),
             allowance: 0.0,
             allowance_at: 0.0,
@@ -257,12 +263,14 @@ impl Delivery {
     pub fn uplink_down(&mut self, cause: LostLink, now: f64) {
         self.up = false;
         self.direct = false;
+        self.stalled = false;
         let verdict = self.caution.disconnected(cause, self.in_flight);
         // Everything unsettled gets its place in the spool: first what was in flight, as it is
         // older than what waits, then what waits.
         let flights: Vec<Flight> = self.flights.drain(..).flatten().collect();
         self.first_token += flights.len() as u64;
         self.in_flight = 0;
+        self.live_in_flight = 0;
         let mut again = Vec::with_capacity(flights.len());
         for flight in flights {
             match flight {
@@ -285,6 +293,7 @@ impl Delivery {
     /// PUBACK.
     pub fn published(&mut self, token: u64) {
         self.caution.acknowledged();
+        self.stalled = false;
         match self.land(token) {
             Some(Flight::Live(held)) => {
                 self.actions.push(Action::Published { readings: held.batch.readings.len() as u64 });
@@ -361,7 +370,7 @@ impl Delivery {
             room -= 1;
         }
         let too_slow = self.live_weight > self.settings.live_bytes
-            || self.live.front().is_some_and(|held| now - held.arrived > self.settings.patience);
+            || self.oldest_live().is_some_and(|arrived| now - arrived > self.settings.patience);
         if too_slow {
             self.spill();
         }
@@ -387,9 +396,8 @@ impl Delivery {
             return None;
         }
         let patience = self
-            .live
-            .front()
-            .map(|held| (held.arrived + self.settings.patience - now).max(0.0) + 0.001);
+            .oldest_live()
+            .map(|arrived| (arrived + self.settings.patience - now).max(0.0) + 0.001);
         let drain = (self.settings.drain_rate > 0.0 && self.backlog.waits())
             .then(|| ((1.0 - self.allowance) / self.settings.drain_rate).clamp(0.001, 1.0));
         [patience, drain, self.caution.wait(now)].into_iter().flatten().reduce(f64::min)
@@ -420,7 +428,7 @@ impl Delivery {
 
     fn update_direct(&mut self) {
         let caught_up = self.settings.live_first || self.backlog.is_issued();
-        if !self.direct && caught_up && !self.caution.is_careful() {
+        if !self.direct && caught_up && !self.stalled && !self.caution.is_careful() {
             self.direct = true;
         }
     }
@@ -458,8 +466,9 @@ impl Delivery {
 
     fn take_off(&mut self, flight: Flight, batch: Arc<Batch>, spooled: bool) {
         let token = self.first_token + self.flights.len() as u64;
-        self.flights.push_back(Some(flight));
         self.in_flight += 1;
+        self.live_in_flight += usize::from(matches!(flight, Flight::Live(_)));
+        self.flights.push_back(Some(flight));
         self.actions.push(Action::Publish { token, batch, spooled });
     }
 
@@ -467,11 +476,23 @@ impl Delivery {
         let index = usize::try_from(token.checked_sub(self.first_token)?).ok()?;
         let flight = self.flights.get_mut(index)?.take()?;
         self.in_flight -= 1;
+        self.live_in_flight -= usize::from(matches!(flight, Flight::Live(_)));
         while matches!(self.flights.front(), Some(None)) {
             self.flights.pop_front();
             self.first_token += 1;
         }
         Some(flight)
+    }
+
+    /// When the batch arrived that has waited longest for the uplink, of those that are not spooled.
+    fn oldest_live(&self) -> Option<f64> {
+        if self.live_in_flight == 0 {
+            return self.live.front().map(|held| held.arrived);
+        }
+        self.flights.iter().find_map(|flight| match flight {
+            Some(Flight::Live(held)) => Some(held.arrived),
+            _ => None,
+        })
     }
 
     /// The uplink is up and too slow: what is in flight and what waits gets its place in the
@@ -489,8 +510,10 @@ impl Delivery {
         }
         if !self.settings.live_first {
             self.backlog.issued(&spilled);
-            self.direct = false;
         }
+        self.live_in_flight = 0;
+        self.direct = false;
+        self.stalled = true;
         self.spill_live();
     }
 
