@@ -180,7 +180,7 @@ async fn the_longest_wait_is_the_operators() {
     let waits = || -> Vec<f64> {
         let log = bench.gateway.log();
         let fields = log.split("retry_in").skip(1);
-        fields.map(|rest| number_in(rest)).collect()
+        fields.map(number_in).collect()
     };
     until("it is lost", async || !waits().is_empty()).await;
     // Six attempts: the sixth would wait for 16 s at least.
