@@ -24,9 +24,17 @@ impl Bench {
         self.gateway.metric("tidegate_spool_batches").await
     }
 
-    /// Waits until the spool is empty.
+    /// Waits until the spool is empty, for as long as it gets less.
     pub(crate) async fn drained(&self) {
-        until("the spool is empty", async || self.spooled().await == 0).await;
+        let mut left = self.spooled().await;
+        while left > 0 {
+            let before = left;
+            until(&format!("less than {before} batches in the spool"), async || {
+                left = self.spooled().await;
+                left < before
+            })
+            .await;
+        }
     }
 
     /// Checks the books of `fleet`, then that the spool is empty, that nothing counts as lost, and
