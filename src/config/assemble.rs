@@ -134,6 +134,7 @@ impl From<'_> {
             },
             max_inflight: v.integer("mqtt.max_inflight"),
             ack_timeout: v.time("mqtt.ack_timeout"),
+            max_backoff: v.time("mqtt.max_backoff"),
             keep_alive: v.time("mqtt.keep_alive"),
             session_expiry: v.time("mqtt.session_expiry"),
             client_id: named("mqtt.client_id"),
@@ -230,8 +231,8 @@ mod tests {
         );
         assert_eq!(s.mqtt.max_inflight, 100);
         assert_eq!(
-            (s.mqtt.ack_timeout, s.mqtt.keep_alive),
-            (Duration::from_secs(10), Duration::from_secs(30))
+            (s.mqtt.ack_timeout, s.mqtt.keep_alive, s.mqtt.max_backoff),
+            (Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60))
         );
         assert_eq!((s.spool.max_bytes, s.spool.max_age), (512 << 20, Duration::from_secs(604_800)));
         assert_eq!(
@@ -262,8 +263,15 @@ mod tests {
              tls = { cert = \"c\", key = \"k\", client_ca = \"a\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
-             cert = \"c\"\nkey = \"k\"\nmax_inflight = 11\nack_timeout = \"12s\"\nkeep_alive = \"13s\"\n\
-             session_expiry = \"14s\"\n\
+             cert = \"c\"
+key = \"k\"
+max_inflight = 11
+ack_timeout = \"12s\"
+keep_alive = \"13s\"
+\
+             session_expiry = \"14s\"
+max_backoff = \"18s\"
+\
              [spool]\nmax_bytes = \"14MiB\"\nmax_age = \"15h\"\nwhen_full = \"block\"\n\
              drain = \"live-first\"\ndrain_rate = 16\n\
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
@@ -297,8 +305,8 @@ mod tests {
         assert_eq!((m.username.as_deref(), m.password_file), (Some("u"), Some(at("p"))));
         assert_eq!((m.ca, m.cert, m.key), (Some(at("a")), Some(at("c")), Some(at("k"))));
         assert_eq!(
-            (m.max_inflight, m.ack_timeout, m.keep_alive),
-            (11, Duration::from_secs(12), Duration::from_secs(13))
+            (m.max_inflight, m.ack_timeout, m.keep_alive, m.max_backoff),
+            (11, Duration::from_secs(12), Duration::from_secs(13), Duration::from_secs(18))
         );
         assert_eq!(m.session_expiry, Duration::from_secs(14));
         let p = s.spool;

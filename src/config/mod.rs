@@ -250,6 +250,8 @@ pub struct Mqtt {
     pub max_inflight: u16,
     /// How long a PUBACK may take before the connection is given up.
     pub ack_timeout: Duration,
+    /// The longest wait between two attempts to connect.
+    pub max_backoff: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
     /// MQTT 5: how long the broker keeps commands for a gateway that is away.

@@ -127,6 +127,7 @@ pub static KEYS: &[Key] = &[
     key("mqtt.key", Path, Absent, Restart),
     key("mqtt.max_inflight", Integer(1, 65_535), Toml("100"), Restart),
     key("mqtt.ack_timeout", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
+    key("mqtt.max_backoff", Time(SECOND, 10 * MINUTE), Toml("\"60s\""), Restart),
     key("mqtt.keep_alive", Time(SECOND, 65_535 * SECOND), Toml("\"30s\""), Restart),
     key("mqtt.session_expiry", Time(SECOND, 30 * DAY), Toml("\"1h\""), Restart),
     key("spool.max_bytes", Size(MIB, 16 << 40), Toml("\"512MiB\""), Restart),

@@ -8,12 +8,16 @@ use super::ids::DeviceId;
 
 /// How long a burst gathers before it is logged, in seconds.
 const GATHER: f64 = 1.0;
+/// Between two bursts that are logged, in seconds: a spool that is full through a long outage evicts
+/// again and again.
+const QUIET: f64 = 10.0;
 
-/// Losses that are logged together: at most one line a second for each reason. Time is that of any
+/// Losses that are logged together: a line for each reason, at most every ten seconds. Time is that of any
 /// clock that does not go back, in seconds.
 #[derive(Debug, Default)]
 pub struct Burst {
     since: Option<f64>,
+    logged: Option<f64>,
     sums: BTreeMap<LossReason, Sum>,
 }
 
@@ -49,9 +53,14 @@ impl Burst {
         }
     }
 
-    /// The burst, once it has gathered for a second.
+    /// The burst, once it has gathered for a second, or longer where one was logged lately.
     pub fn due(&mut self, now: f64) -> Option<BTreeMap<LossReason, Sum>> {
-        self.since.filter(|since| now >= since + GATHER).map(|_| self.take())
+        let quiet = self.logged.is_some_and(|logged| now < logged + QUIET);
+        let due = self.since.is_some_and(|since| now >= since + GATHER) && !quiet;
+        due.then(|| {
+            self.logged = Some(now);
+            self.take()
+        })
     }
 
     /// The burst as far as it has come; nothing where there was no loss.
@@ -153,7 +162,11 @@ mod tests {
         assert_eq!(size.received, Some((96.0, 104.0)));
         let corrupt = &sums[&LossReason::Corrupt];
         assert_eq!((corrupt.batches, corrupt.devices.len()), (2, 0));
-        assert_eq!(burst.due(1000.0), None, "told once");
+        assert_eq!(burst.due(8.0), None, "told once");
+        burst.add(&loss("a", LossReason::Corrupt, 1), 8.0);
+        burst.add(&loss("a", LossReason::Corrupt, 1), 15.0);
+        assert_eq!(burst.due(15.9), None, "the next line waits");
+        assert_eq!(burst.due(16.0).unwrap()[&LossReason::Corrupt].batches, 2);
     }
 
     #[test]

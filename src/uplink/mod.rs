@@ -11,8 +11,8 @@
 //!
 //! What it promises beyond [`Publisher`]:
 //!
-//! - An attempt (name, TCP, TLS, CONNACK) takes 10 s at most; between attempts it waits 0.5 to 60 s,
-//!   longer each time and with jitter, and never gives up. The waits start over once a connection
+//! - An attempt (name, TCP, TLS, CONNACK) takes 10 s at most; between attempts it waits 0.5 s to
+//!   `mqtt.max_backoff`, longer each time and with jitter, and never gives up. The waits start over once a connection
 //!   has proved itself: it got a batch acknowledged, or held for 10 s.
 //! - Outgoing messages never rely on what the broker keeps of an earlier connection. Without
 //!   [`MqttPublisher::taking_requests`] the session is always clean.
@@ -78,7 +78,6 @@ use crate::ports::{
 };
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Attempts that fail one after the other are logged this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -182,7 +181,7 @@ impl MqttPublisher {
             metrics,
             clock,
             state: State::New,
-            backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
+            backoff: Backoff::new(SHORTEST_WAIT, settings.max_backoff),
             failed_attempts: 0,
             was_connected: false,
             plain_will: false,

@@ -8,9 +8,13 @@ mod dashboard;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod outages;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub(crate) fn settings(port: u16) -> Mqtt {
         payload: PayloadFormat::Json,
         max_inflight: 100,
         ack_timeout: Duration::from_secs(10),
+        max_backoff: Duration::from_secs(60),
         keep_alive: Duration::from_secs(30),
         session_expiry: Duration::from_secs(3600),
         client_id: "tidegate-gw-1".to_owned(),

@@ -130,6 +130,11 @@ impl Gateway {
         Connector::new(self.devices, id)
     }
 
+    /// Whether it was started and not ended by [`Self::kill`].
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("it runs");

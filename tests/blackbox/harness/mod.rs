@@ -5,6 +5,7 @@
 //! Every wait is for a condition and has a deadline; every process is ended when its owner is
 //! dropped, by its own handle; every server listens on 127.0.0.1.
 
+mod bench;
 mod broker;
 mod device;
 mod gateway;
@@ -14,12 +15,13 @@ mod mqtt;
 mod proxy;
 mod subscriber;
 
+pub(crate) use bench::Bench;
 pub(crate) use broker::Broker;
 pub(crate) use ciborium::Value;
 pub(crate) use device::{Connector, Device, FromGateway, Refusal, hello, pack, readings, record};
 pub(crate) use gateway::{Gateway, Setup};
 pub(crate) use http::{Response, raw};
-pub(crate) use load::Fleet;
+pub(crate) use load::{Balance, Fleet};
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
 pub(crate) use subscriber::Subscriber;
 
