@@ -18,7 +18,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::Loss;
+use crate::core::batch::{Loss, value_weight};
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
 use crate::core::senml::RejectCode;
@@ -230,7 +230,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
             // No commands are sent, so this answers none.
-            DeviceEvent::Result { .. } => {
+            DeviceEvent::Result { value, .. } => {
+                self.shared.budget.give_back(value_weight(&value));
                 self.shared.metrics.results_unknown.inc();
             }
             DeviceEvent::Closed { session } => {
