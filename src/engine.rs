@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::Loss;
+use crate::core::batch::{Loss, value_weight};
 use crate::core::command::{Answered, Now};
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
@@ -266,6 +266,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
             DeviceEvent::Result { session, id, ok, value } => {
+                self.shared.budget.give_back(value_weight(&value));
                 let answered = Answered { id, ok, value };
                 self.commands.answered(session, answered, self.command_time(now));
             }

@@ -66,7 +66,9 @@ pub enum DeviceEvent {
         /// Whether it was done.
         ok: bool,
         /// Its result, or what went wrong; with the rest of the message at most
-        /// `devices.max_frame` bytes of CBOR.
+        /// `devices.max_frame` bytes of CBOR. Its
+        /// [`value_weight`](crate::core::batch::value_weight) has been taken from the [`Budget`];
+        /// the engine gives it back once it has dealt with the result.
         value: ciborium::Value,
     },
     /// The connection is gone; nothing follows.

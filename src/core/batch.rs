@@ -75,6 +75,24 @@ impl Batch {
     }
 }
 
+/// Bytes of memory the value of a RESULT holds, near enough to bound queues with. A few bytes of
+/// CBOR can hold many times their size: an array of nulls, say.
+#[must_use]
+pub fn value_weight(value: &ciborium::Value) -> usize {
+    use ciborium::Value;
+    let held = match value {
+        Value::Text(text) => text.capacity(),
+        Value::Bytes(bytes) => bytes.capacity(),
+        Value::Array(items) => items.iter().map(value_weight).sum(),
+        Value::Map(entries) => {
+            entries.iter().map(|(key, value)| value_weight(key) + value_weight(value)).sum()
+        }
+        Value::Tag(_, inner) => value_weight(inner),
+        _ => 0,
+    };
+    size_of::<Value>() + held
+}
+
 /// Batches that were acknowledged and could not be delivered: promise 1 says they are counted,
 /// logged and published.
 #[derive(Debug, Clone, PartialEq)]

@@ -100,6 +100,10 @@ pub enum Step {
     Result {
         /// Which command.
         id: String,
+        /// Whether it was done.
+        ok: bool,
+        /// Its result, or what went wrong.
+        value: ciborium::Value,
     },
 }
 
@@ -164,7 +168,9 @@ impl Session {
             (DeviceMessage::Readings { seq, pack }, Phase::Open) => {
                 Ok(self.readings(seq, pack, received, rules, permissions))
             }
-            (DeviceMessage::Result { id, .. }, Phase::Open) => Ok(Step::Result { id }),
+            (DeviceMessage::Result { id, ok, value }, Phase::Open) => {
+                Ok(Step::Result { id, ok, value })
+            }
         }
     }
 

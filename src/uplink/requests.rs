@@ -109,6 +109,18 @@ impl Requests {
         }
     }
 
+    /// The broker keeps the session for another time than was asked.
+    pub(super) fn kept_for(&self, granted: Duration, asked: Duration) {
+        if granted.as_secs() < asked.as_secs() {
+            tracing::info!(
+                filter = self.topics.filter(),
+                granted = granted.as_secs_f64(),
+                asked = asked.as_secs_f64(),
+                "the broker keeps commands for a shorter time than mqtt.session_expiry"
+            );
+        }
+    }
+
     /// The filter to subscribe to, if that is to be done now; it counts as done then.
     pub(super) fn subscribe(&mut self) -> Option<&str> {
         if self.subscription != Subscription::Due {

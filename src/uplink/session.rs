@@ -66,6 +66,9 @@ impl Session {
         // The broker's keep-alive replaces ours; 0 turns either off.
         let own = settings.keep_alive.as_secs().min(u64::from(u16::MAX));
         let keep_alive = limits.keep_alive.map_or(own, u64::from);
+        if let (Some(requests), Some(seconds)) = (&requests, limits.session_expiry) {
+            requests.kept_for(Duration::from_secs(seconds.into()), settings.session_expiry);
+        }
         Self {
             pipe: Pipe::new(dialled.stream, dialled.inbox),
             wire: Wire::new(settings.version),
