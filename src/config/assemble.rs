@@ -312,12 +312,9 @@ max_backoff = \"18s\"
         let p = s.spool;
         assert_eq!((p.max_bytes, p.max_age), (14 << 20, Duration::from_secs(54_000)));
         assert_eq!((p.when_full, p.drain, p.drain_rate), (WhenFull::Block, Drain::LiveFirst, 16));
-        let c = s.commands;
-        assert_eq!((c.max_count, c.max_size, c.max_in_flight), (18, 2000, 21));
-        assert_eq!(
-            (c.max_age, c.default_ttl),
-            (Duration::from_secs(68_400), Duration::from_secs(22))
-        );
+        let commands = s.commands.desk();
+        assert_eq!((commands.max_count, commands.max_size, commands.max_in_flight), (18, 2000, 21));
+        assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));

@@ -113,13 +113,11 @@ impl Ledger for MemoryLedger {
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LedgerEvent> {
         let mut disk = lock(&self.0.0);
-        match disk.events.pop_front() {
-            Some(event) => Poll::Ready(event),
-            None => {
-                disk.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(event) = disk.events.pop_front() {
+            return Poll::Ready(event);
         }
+        disk.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     fn close(&mut self) -> impl Future<Output = ()> {

@@ -372,6 +372,7 @@ impl Desk {
     }
 
     /// The commands, oldest first.
+    #[must_use]
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
         self.commands.values().map(|command| &command.record)
     }
@@ -406,12 +407,8 @@ impl Desk {
             let ended = if record.published { &mut self.settled } else { &mut self.unpublished };
             ended.insert(finish, number);
         }
-        let sending = match record.redeliver {
-            false if record.history.iter().any(|entry| entry.state == State::Delivered) => {
-                Sending::Over
-            }
-            _ => Sending::Due,
-        };
+        let delivered = record.history.iter().any(|entry| entry.state == State::Delivered);
+        let sending = if delivered && !record.redeliver { Sending::Over } else { Sending::Due };
         let (record, waiting) = (Arc::new(record), Vec::new());
         let command = Command { record, durable, ended: 0, deadline, sending, waiting };
         self.commands.insert(number, command);
@@ -497,17 +494,17 @@ impl Desk {
 fn outcome(answered: Answered, max_size: usize) -> (Value, Option<String>) {
     let cut = |text: &str| text.chars().take(ERROR_MAX).collect::<String>();
     let size = cbor_len(&answered.value);
-    let kept = size <= max_size;
-    let too_long = || format!("its result of {size} bytes is over commands.max_size and left out");
+    if size > max_size {
+        let error = format!("its result of {size} bytes is over commands.max_size and left out");
+        return (Value::Null, Some(error));
+    }
     match (answered.ok, answered.value) {
-        (true, value) if kept => (value, None),
-        (true, _) => (Value::Null, Some(too_long())),
+        (true, value) => (value, None),
         (false, Value::Text(words)) => (Value::Null, Some(cut(&words))),
         (false, Value::Null) => (Value::Null, Some("the device gave no reason".into())),
-        (false, value) if kept => {
+        (false, value) => {
             let words = cut(&to_json(&value).to_string());
             (value, Some(words))
         }
-        (false, _) => (Value::Null, Some(too_long())),
     }
 }

@@ -6,6 +6,7 @@ use super::desk::{Desk, Sending, ordered};
 use super::record::{Record, State};
 use super::{Action, Now, Permits, Reply};
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::policy::Pattern;
 
 /// Results on their way to the broker at a time.
 const PUBLISHING_MAX: usize = 16;
@@ -71,7 +72,7 @@ impl Desk {
             return Some(format!("no device {device} is registered"));
         };
         if !permissions.allows_command(name) {
-            let allowed = listed(permissions.commands.iter().map(|pattern| pattern.as_str()));
+            let allowed = listed(permissions.commands.iter().map(Pattern::as_str));
             return Some(format!(
                 "{device} may not be sent {name:?}: its registry entry permits {allowed}"
             ));

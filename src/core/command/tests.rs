@@ -20,6 +20,7 @@ fn device(name: &str) -> DeviceId {
     DeviceId::new(name).unwrap()
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "the shape of a lookup")]
 fn everything(_: &DeviceId) -> Option<Arc<Permissions>> {
     Some(Arc::default())
 }

@@ -27,7 +27,7 @@ fn child_that_writes_until_it_is_killed() {
     let mut next = kept.next_number.max(1);
     say(format!("\nopened {} damaged {}\n", versions.len(), kept.damaged));
     loop {
-        for _ in 0..1 + next % 9 {
+        for _ in 0..=next % 9 {
             versions.insert(next, 1);
             bench.ledger.persist(Arc::new(record(next, 1)));
             let earlier = next.saturating_sub(5);

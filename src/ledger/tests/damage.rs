@@ -93,8 +93,8 @@ fn damaged_folders_are_put_aside_three_at_most() {
         bench.store([record(round, 2)]);
         bench.close();
         let is_live = |file: &Path| file.to_string_lossy().contains("/gen-");
-        let found = files(dir.path()).into_iter();
-        let db = found.filter(|f| f.ends_with("db") && is_live(f)).next_back().unwrap();
+        let mut found = files(dir.path()).into_iter();
+        let db = found.rfind(|f| f.ends_with("db") && is_live(f)).unwrap();
         let path = dir.path().join(db);
         let mut bytes = fs::read(&path).unwrap();
         let at = bytes.windows(4).position(|window| window == b"tgL1").unwrap();
