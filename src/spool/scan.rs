@@ -5,6 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
 use super::chunk::{self, Header, VALUE_MAX};
 use crate::core::ids::Position;
 
@@ -73,12 +76,24 @@ pub(super) fn scan(dir: &Path) -> io::Result<Scan> {
         if !filled {
             break;
         }
-        offset += WINDOW as u64;
+        offset = next_data(&file, offset + WINDOW as u64);
     }
     scan.head = pieces.iter().map(|(header, _)| header.head).max().unwrap_or(0);
     scan.durable = pieces.iter().map(|(header, _)| header.durable).max().unwrap_or(0);
     scan.places = assemble(pieces);
     Ok(scan)
+}
+
+/// Where the file has something at `offset` or after it, in whole windows: a hole of any size costs
+/// no time. `offset` itself where the file system cannot tell.
+fn next_data(file: &File, offset: u64) -> u64 {
+    let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data,
+        // Nothing up to the end.
+        Err(Errno::NXIO) => file.metadata().map_or(offset, |metadata| metadata.len()),
+        Err(_) => offset,
+    };
+    offset.max(data - data % WINDOW as u64)
 }
 
 /// Reads a window and the beginning of the next. Whether the file goes on behind it.
@@ -161,7 +176,7 @@ fn assemble(mut pieces: Vec<(Header, (u64, usize))>) -> Vec<Place> {
 /// Whether the disk has something else than was written, or nothing at all.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        || error.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
 pub(super) fn is_gone(error: &io::Error) -> bool {

@@ -4,13 +4,21 @@
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod dashboard;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
