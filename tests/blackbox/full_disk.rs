@@ -63,7 +63,7 @@ impl Bench {
     async fn settle(self) {
         let accounts = self.fleet.finish().await;
         drained(&self.gateway).await;
-        let books = Books::read(&accounts, &self.proxy, 1, Fleet::good);
+        let books = Books::read(&accounts, &self.proxy, Fleet::good);
         eprintln!("{books:?}");
         assert_eq!((books.missing(), books.lost), (0, 0), "{books:?}");
         assert_eq!(self.gateway.status().await["spool"]["lost_readings"], 0);

@@ -25,20 +25,18 @@ pub(crate) struct Books {
     pub(crate) arrived: u64,
     /// PUBLISH packets beyond the first of a batch.
     pub(crate) repeated: u64,
-    /// Batches in the loss records that were published.
+    /// Readings in the loss records that were published.
     pub(crate) lost: u64,
 }
 
 impl Books {
     /// Reads what passed `proxy`. Fails for anything that was never sent, was altered, or comes for
-    /// the first time after one of a higher number. `good` looks at the readings of a batch;
-    /// each has `readings` of them.
+    /// the first time after one of a higher number. `good` looks at the readings of a batch.
     ///
     /// Devices that `accounts` does not name are not looked at.
     pub(crate) fn read(
         accounts: &Accounts,
         proxy: &Proxy,
-        readings: u64,
         good: impl Fn(u64, &serde_json::Value) -> bool,
     ) -> Self {
         let mut books = Self { acked: accounts.values().map(|a| a.acked).sum(), ..Self::default() };
@@ -47,7 +45,7 @@ impl Books {
         for witnessed in proxy.look(<[Witnessed]>::to_vec) {
             if witnessed.publish.topic.ends_with("/losses") {
                 let json = witnessed.json();
-                books.lost += json["readings"].as_u64().unwrap() / readings;
+                books.lost += json["readings"].as_u64().unwrap();
             }
             if !witnessed.is_readings() {
                 continue;
