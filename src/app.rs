@@ -150,7 +150,7 @@ impl Gateway {
                 allowed_hosts: own_names(),
             },
         )?;
-        let spool = open_spool(&settings, &health, &metrics, &clock)?;
+        let spool = open_spool(&settings, &health, &clock)?;
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -302,14 +302,13 @@ impl Gateway {
 fn open_spool(
     settings: &Settings,
     health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
 ) -> Result<SledSpool, AppError> {
     notify::status("opening the spool");
     let path = &settings.gateway.data_dir;
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
-    Ok(spool::open(path, &settings.spool, health.clone(), metrics.clone(), clock.clone())?)
+    Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
 }
 
 /// Done when the sender is used or dropped: both mean stop.

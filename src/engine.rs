@@ -5,7 +5,7 @@
 //! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
 //! cumulative ACK for all that was settled.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::Loss;
+use crate::core::batch::{Loss, LossReason};
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::losses::{Burst, Reports, Sum};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
@@ -91,6 +92,9 @@ pub struct Engine<P, S> {
     last_epoch: u64,
     gaps: u64,
     duplicates: u64,
+    connected: bool,
+    burst: Burst,
+    reports: Reports,
 }
 
 struct Opened {
@@ -125,6 +129,9 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             last_epoch: 0,
             gaps: 0,
             duplicates: 0,
+            connected: false,
+            burst: Burst::default(),
+            reports: Reports::default(),
         };
         engine.report_losses(opened.losses);
         engine
@@ -147,6 +154,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.delivery.stop(self.now());
         self.perform();
         let settled = timeout_at(deadline, self.settled()).await.is_ok();
+        log_losses(self.burst.take());
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
@@ -197,6 +205,9 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.events = events;
         if self.tick.as_mut().poll(cx).is_ready() {
             progress = true;
+        }
+        if let Some(sums) = self.burst.due(now) {
+            log_losses(sums);
         }
         if progress {
             self.delivery.pump(self.publisher.room(), now);
@@ -261,8 +272,14 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         match event {
             UplinkEvent::Published(token) => self.delivery.published(token),
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
-            UplinkEvent::Up { failed_attempts } => self.delivery.uplink_up(failed_attempts, now),
+            UplinkEvent::Up { failed_attempts } => {
+                self.delivery.uplink_up(failed_attempts, now);
+                self.connected = true;
+                self.publish_losses();
+            }
             UplinkEvent::Down { cause, .. } => {
+                self.connected = false;
+                self.reports.disconnected();
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
@@ -284,10 +301,13 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 self.report_losses(losses);
                 self.delivery.evicted(through);
             }
-            SpoolEvent::Stalled { reason } => {
-                tracing::error!(%reason, "the spool cannot be written: devices are held back until it can");
+            SpoolEvent::Lost { losses } => self.report_losses(losses),
+            SpoolEvent::Report { number, loss } => {
+                self.reports.push(number, loss);
+                self.publish_losses();
             }
-            SpoolEvent::Resumed => tracing::info!("the spool can be written again"),
+            // The spool has said why in the log.
+            SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
             SpoolEvent::Full(true) => {
                 tracing::warn!("the spool is full: devices are held back until there is room");
             }
@@ -323,7 +343,13 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 Action::Published { readings } => {
                     metrics.readings_published.inc_by(readings);
                 }
-                Action::Lost(loss) => losses.push(loss),
+                Action::Lost(loss) => {
+                    // Delivery knows no wall clock.
+                    let loss = Loss { time: self.shared.clock.unix(), ..loss };
+                    // Before the release that follows: its record is not forgotten.
+                    self.spool.lost(loss.clone());
+                    losses.push(loss);
+                }
                 Action::Reject { session, seq, reason } => {
                     if let Some(opened) = self.links.get(&session) {
                         let code = RejectCode::RefusedByBroker.code();
@@ -350,8 +376,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
     }
 
-    /// Promise 1: a loss is counted, logged and published.
+    /// Promise 1: a loss is counted, logged and published. The last is the spool's to ask for, with
+    /// [`SpoolEvent::Report`], once the record lasts.
     fn report_losses(&mut self, losses: Vec<Loss>) {
+        let now = self.now();
         for loss in losses {
             let reason = loss.reason.as_str();
             self.shared
@@ -360,30 +388,35 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 .get_or_create(&metrics::Reason { reason })
                 .inc_by(loss.readings);
             self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
-            let device = loss.device.as_ref().map(DeviceId::as_str);
-            tracing::error!(
-                device,
-                epoch = loss.epoch,
-                first_seq = loss.first_seq,
-                last_seq = loss.last_seq,
-                readings = loss.readings,
-                reason,
-                detail = loss.detail,
-                "readings are lost"
-            );
+            self.burst.add(&loss, now);
+        }
+    }
+
+    /// Publishes the records of losses that are waiting, in order.
+    fn publish_losses(&mut self) {
+        while self.connected {
+            let Some((number, loss)) = self.reports.next() else { return };
             let mut record = json!({
-                "device": device,
+                "device": loss.device.as_ref().map(DeviceId::as_str),
                 "epoch": loss.epoch,
                 "first_seq": loss.first_seq,
                 "last_seq": loss.last_seq,
                 "readings": loss.readings,
-                "reason": reason,
-                "time": self.shared.clock.unix(),
+                "reason": loss.reason.as_str(),
+                "time": loss.time,
             });
-            if let (Some(detail), Some(record)) = (loss.detail, record.as_object_mut()) {
-                record.insert("detail".into(), detail.into());
+            if let (Some(detail), Some(record)) = (&loss.detail, record.as_object_mut()) {
+                record.insert("detail".into(), detail.as_str().into());
             }
             self.announce("losses".into(), &record, false);
+            self.loss_published(number);
+        }
+    }
+
+    /// The broker has record `number` of the losses: the spool need not keep it.
+    fn loss_published(&mut self, number: u64) {
+        if let Some(through) = self.reports.acknowledged(number) {
+            self.spool.losses_published(through);
         }
     }
 
@@ -418,5 +451,24 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     /// Seconds since the engine was made.
     fn now(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// One line for all that was lost for one reason within a second.
+fn log_losses(sums: BTreeMap<LossReason, Sum>) {
+    for (reason, sum) in sums {
+        let one = sum.devices.iter().next().filter(|_| sum.devices.len() == 1);
+        let (oldest, newest) = sum.received.unzip();
+        tracing::error!(
+            reason = reason.as_str(),
+            batches = sum.batches,
+            readings = sum.readings,
+            devices = sum.devices.len(),
+            device = one.map(DeviceId::as_str),
+            received_from = oldest,
+            received_to = newest,
+            detail = sum.detail,
+            "readings are lost"
+        );
     }
 }

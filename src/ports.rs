@@ -295,6 +295,13 @@ pub trait Spool {
     /// written yet.
     fn release(&mut self, through: Position);
 
+    /// Keeps the record of a loss that the spool did not find itself, until it is published. It
+    /// comes back as [`SpoolEvent::Report`].
+    fn lost(&mut self, loss: Loss);
+
+    /// The broker has the records up to and including number `through` of [`SpoolEvent::Report`].
+    fn losses_published(&mut self, through: u64);
+
     /// The next event, if any. Called until `Pending`.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<SpoolEvent>;
 
@@ -312,7 +319,8 @@ pub struct Opened {
     /// The last spooled number of each device, so that a device that never saw the ACK is not
     /// taken twice: `(device, epoch, seq)`.
     pub progress: Vec<(DeviceId, u64, u64)>,
-    /// What damage had taken.
+    /// What damage had taken since the last run. For counting: to be published each comes as
+    /// [`SpoolEvent::Report`] too.
     pub losses: Vec<Loss>,
 }
 
@@ -346,6 +354,20 @@ pub enum SpoolEvent {
         through: Position,
         /// What it was.
         losses: Vec<Loss>,
+    },
+    /// Something that was durable is not there any more, found without loading it.
+    Lost {
+        /// What it was.
+        losses: Vec<Loss>,
+    },
+    /// A record of losses to publish: of this run or of earlier ones, several joined where there
+    /// are many. At most 32 are under way; the rest waits on the disk for
+    /// [`Spool::losses_published`].
+    Report {
+        /// Grows by one from record to record, from 1 on in each run.
+        number: u64,
+        /// The record, with the time of the loss.
+        loss: Loss,
     },
     /// `when_full = "block"`: no room (`true`) or room again (`false`). Appends are kept and
     /// committed when there is room.

@@ -147,6 +147,7 @@ impl From<'_> {
         let v = self.v;
         SpoolSettings {
             max_bytes: v.size("spool.max_bytes"),
+            reserve: v.size("spool.reserve"),
             max_age: v.time("spool.max_age"),
             when_full: match v.text("spool.when_full").as_deref() {
                 Some("block") => WhenFull::Block,

@@ -291,6 +291,8 @@ pub enum PayloadFormat {
 pub struct SpoolSettings {
     /// Most bytes on disk.
     pub max_bytes: u64,
+    /// Bytes of the file system that are left to others, 0 for none.
+    pub reserve: u64,
     /// Oldest batch kept.
     pub max_age: Duration,
     /// What happens at the limit.

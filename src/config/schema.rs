@@ -129,6 +129,7 @@ pub static KEYS: &[Key] = &[
     key("mqtt.ack_timeout", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
     key("mqtt.keep_alive", Time(SECOND, 65_535 * SECOND), Toml("\"30s\""), Restart),
     key("spool.max_bytes", Size(MIB, 16 << 40), Toml("\"512MiB\""), Restart),
+    key("spool.reserve", Size(0, 16 << 40), Toml("\"64MiB\""), Restart),
     key("spool.max_age", Time(SECOND, 3650 * DAY), Toml("\"7d\""), Restart),
     key("spool.when_full", OneOf(&["drop-oldest", "block"]), Toml("\"drop-oldest\""), Restart),
     key("spool.drain", OneOf(&["in-order", "live-first"]), Toml("\"in-order\""), Restart),

@@ -9,6 +9,7 @@ mod cbor;
 pub mod delivery;
 pub mod frame;
 pub mod ids;
+pub mod losses;
 pub mod payload;
 pub mod policy;
 pub mod quota;

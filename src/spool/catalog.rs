@@ -3,6 +3,7 @@
 //! ```text
 //! data_dir/lock                       one gateway per folder
 //! data_dir/spool/marks                how far: see `marks`
+//! data_dir/spool/losses               what was lost and is not published: see `losses`
 //! data_dir/spool/gen-<first position> one database each: see `generation`
 //! data_dir/spool/trash-<…>            being deleted
 //! data_dir/spool/damaged-<time>-gen-… kept for inspection, the newest three
@@ -13,8 +14,17 @@
 //! - use a position twice: the next one is the highest that any of marks and generations tells;
 //! - take for lost what was released: each chunk tells how far that was when it was written;
 //! - take for durable what stands behind a gap in the group that was being written;
-//! - delete a damaged folder that has not been drained.
+//! - delete a damaged folder that has not been drained;
+//! - forget a loss before its record is published, or give up anything before that record lasts.
+//!
+//! # Many generations
+//!
+//! Every start of the gateway begins a new one, so a machine that is switched off a thousand times
+//! during an outage has a thousand small folders. They are bounded by `spool.max_bytes`, as each
+//! takes about 60 KiB and counts with what it takes; they are not merged. What is asked with every
+//! commit is summed up once and kept ([`Sums`]); what is read at the start is one summary for each.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
@@ -23,9 +33,11 @@ use std::sync::Arc;
 
 use super::ages::Ages;
 use super::chunk::Chunk;
-use super::disk;
+use super::disk::{self, Lock};
 use super::generation::{self, Generation, Known};
+use super::losses::Losses;
 use super::marks::{Marks, MarksFile};
+use super::scan::is_gone;
 use super::store::StoreError;
 use super::tally::{Missing, Tallies};
 use crate::core::batch::{Batch, Loss, LossReason};
@@ -33,6 +45,8 @@ use crate::core::ids::{DeviceId, Position};
 
 /// Damaged folders that are kept.
 const DAMAGED_MAX: usize = 3;
+/// Generations that are looked at together for deleted files.
+const LOOKED_AT: usize = 64;
 /// Bytes of memory for batches that are read back to count them.
 const COUNTING: usize = 256 * 1024;
 
@@ -75,6 +89,15 @@ pub(super) struct Totals {
     pub(super) oldest: Option<f64>,
 }
 
+/// All generations but the first and the last together: only those two change with every commit
+/// and release.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    batches: u64,
+    readings: u64,
+    bytes: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Catalog {
@@ -84,6 +107,16 @@ pub(super) struct Catalog {
     head: Position,
     next: Position,
     marks: MarksFile,
+    /// What waits to be published.
+    pub(super) losses: Losses,
+    /// Losses that nobody has been told of.
+    untold: Vec<Loss>,
+    /// The engine has everything before it in memory, or has done with it.
+    read_to: Position,
+    middle: Cell<Option<Sums>>,
+    /// Where the next look for deleted files begins.
+    looked: usize,
+    lock: Option<Lock>,
     /// How old the batches are.
     pub(super) ages: Ages,
     damaged_bytes: u64,
@@ -103,25 +136,38 @@ impl Catalog {
         let path = dir.join("marks");
         let (file, marks) = MarksFile::open(&path).map_err(at(&path))?;
         let known = marks.unwrap_or_default();
+        let path = dir.join("losses");
+        let unpublished = Losses::open(&path).map_err(at(&path))?;
+        // An eviction that was cut short: what it gave up is on record.
+        let given_up = unpublished.head();
         let mut catalog = Self {
             dir: dir.into(),
             bounds,
             generations: VecDeque::new(),
-            head: known.head,
-            next: known.next.max(known.head).max(1),
+            head: known.head.max(given_up),
+            next: known.next.max(known.head).max(given_up).max(1),
             marks: file,
+            losses: unpublished,
+            untold: Vec::new(),
+            read_to: 0,
+            middle: Cell::new(None),
+            looked: 0,
+            lock: None,
             ages: Ages::new(known.boundary, known.shift),
             damaged_bytes: 0,
         };
         catalog.prune_damaged(DAMAGED_MAX);
         catalog.recover(folders, &known)?;
-        let mut losses: Vec<_> =
-            catalog.missing_before(marks.is_some()).iter().map(|gap| gap.loss(now)).collect();
-        losses.extend(catalog.take_losses(0, Position::MAX, now));
+        let before = catalog.missing_before(marks.is_some() || given_up > 0);
+        let before: Vec<_> = before.iter().map(|gap| gap.loss(now)).collect();
+        catalog.losses.add(before.iter().cloned());
+        catalog.untold.extend(before);
+        let losses = catalog.find_losses(0, Position::MAX, now);
         let recovered = Recovered { progress: catalog.progress(), losses };
         // Also gives the file its block, so that it can be written when the disk is full. Where it
         // is full already, what is there can be read and drained all the same.
         let marks = catalog.current_marks();
+        let path = dir.join("marks");
         if let Err(error) = catalog.marks.write_through(&marks) {
             tracing::warn!(%error, path = %path.display(), "cannot be written yet");
         }
@@ -187,6 +233,12 @@ impl Catalog {
         self.head
     }
 
+    /// Its folder.
+    #[must_use]
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// When a new generation is begun.
     #[must_use]
     pub(super) fn bounds(&self) -> Bounds {
@@ -214,23 +266,50 @@ impl Catalog {
     /// What all of it takes on the disk, in bytes.
     #[must_use]
     pub(super) fn used(&self) -> u64 {
-        self.generations.iter().map(|generation| generation.bytes).sum::<u64>() + self.damaged_bytes
+        let ends = self.ends().map(|generation| generation.bytes).sum::<u64>();
+        ends + self.middle().bytes + self.damaged_bytes + self.losses.bytes()
+    }
+
+    /// The first generation and the last.
+    fn ends(&self) -> impl Iterator<Item = &Generation> {
+        let last = self.generations.len().checked_sub(1).filter(|last| *last > 0);
+        self.generations.front().into_iter().chain(last.and_then(|last| self.generations.get(last)))
+    }
+
+    fn middle(&self) -> Sums {
+        self.middle.get().unwrap_or_else(|| {
+            let mut sums = Sums::default();
+            let count = self.generations.len().saturating_sub(2);
+            for generation in self.generations.iter().skip(1).take(count) {
+                let (batches, readings) = generation.remaining(self.head);
+                sums.batches += batches;
+                sums.readings += readings;
+                sums.bytes += generation.bytes;
+            }
+            self.middle.set(Some(sums));
+            sums
+        })
     }
 
     /// What is waiting.
     #[must_use]
     pub(super) fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        for generation in self.generations.iter().filter(|g| g.end > self.head) {
+        let middle = self.middle();
+        let mut totals =
+            Totals { batches: middle.batches, readings: middle.readings, oldest: None };
+        for generation in self.ends().filter(|g| g.end > self.head) {
             let (batches, readings) = generation.remaining(self.head);
             totals.batches += batches;
             totals.readings += readings;
-            if totals.oldest.is_none() && batches > 0 {
-                let position = self.head.max(generation.first);
-                let received = generation.oldest_from(position);
-                totals.oldest = Some(self.ages.corrected(position, received));
-            }
         }
+        let oldest = self
+            .generations
+            .iter()
+            .find(|generation| generation.end > self.head && generation.remaining(self.head).0 > 0);
+        totals.oldest = oldest.map(|generation| {
+            let position = self.head.max(generation.first);
+            self.ages.corrected(position, generation.oldest_from(position))
+        });
         totals
     }
 
@@ -255,11 +334,17 @@ impl Catalog {
         let Some((first, _)) = batches.first() else { return Ok(()) };
         if !self.generations.back().is_some_and(|active| self.has_room(active)) {
             self.seal();
+            self.renew()
+                .map_err(|error| StoreError::Io { path: error.path, source: error.source })?;
             self.generations.push_back(Generation::create(&self.dir, *first)?);
+            self.middle.set(None);
         }
         let Some(active) = self.generations.back_mut() else { return Ok(()) };
         if let Err(error) = active.append(chunks, batches) {
-            if active.end == active.first {
+            self.middle.set(None);
+            if matches!(error, StoreError::Gone { .. }) {
+                self.rescue()?;
+            } else if active.end == active.first {
                 let dir = active.dir().to_path_buf();
                 self.generations.pop_back();
                 let _ = fs::remove_dir_all(dir);
@@ -284,7 +369,124 @@ impl Catalog {
         if let Some(active) = self.generations.back_mut().filter(|active| active.is_open()) {
             active.seal(head);
             active.shrink();
+            self.middle.set(None);
         }
+    }
+
+    /// Keeps `lock` for as long as this lives, and sees to it that it is one.
+    pub(super) fn keep(&mut self, lock: Lock) {
+        self.lock = Some(lock);
+    }
+
+    /// Makes the folder and the small files again where somebody deleted them.
+    fn renew(&mut self) -> Result<(), FileError> {
+        let path = self.dir.join("marks");
+        if self.marks.is_at(&path) {
+            return Ok(());
+        }
+        tracing::error!(
+            path = %self.dir.display(),
+            "the spool's folder was deleted while the gateway was running: making it again"
+        );
+        disk::create_dir(&self.dir).map_err(at(&self.dir))?;
+        if let Some(lock) = &mut self.lock {
+            let lock_path = self.dir.parent().unwrap_or(&self.dir).join("lock");
+            lock.renew().map_err(|error| FileError {
+                path: lock_path,
+                source: io::Error::other(error.to_string()),
+            })?;
+        }
+        // First the losses: the marks say that the folder is whole again.
+        self.losses.renew();
+        let losses = self.dir.join("losses");
+        self.losses.save_through().map_err(at(&losses))?;
+        let marks = self.current_marks();
+        let (mut file, _) = MarksFile::open(&path).map_err(at(&path))?;
+        file.write_through(&marks).map_err(at(&path))?;
+        disk::sync_dir(&self.dir).map_err(at(&self.dir))?;
+        self.marks = file;
+        Ok(())
+    }
+
+    /// The file that is being written was deleted. It can still be read, until it is closed: what
+    /// of it is not released is written again.
+    fn rescue(&mut self) -> Result<(), StoreError> {
+        self.renew().map_err(|error| StoreError::Io { path: error.path, source: error.source })?;
+        let Some(mut old) = self.generations.pop_back() else { return Ok(()) };
+        self.middle.set(None);
+        let from = self.head.max(old.first);
+        if from >= old.end {
+            return Ok(());
+        }
+        match self.write_again(&mut old, from) {
+            Ok(new) => {
+                tracing::warn!(
+                    batches = new.end - from,
+                    path = %new.dir().display(),
+                    "what was in a deleted file of the spool was still in memory and is written \
+                     again: nothing of it is lost"
+                );
+                self.generations.push_back(new);
+                Ok(())
+            }
+            Err(error) => {
+                self.generations.push_back(old);
+                Err(error)
+            }
+        }
+    }
+
+    fn write_again(&self, old: &mut Generation, from: Position) -> Result<Generation, StoreError> {
+        let mut new = Generation::create(&self.dir, from)?;
+        let copied = old.copy(&mut new, from, COUNTING);
+        if copied.is_err() {
+            let _ = fs::remove_dir_all(new.dir());
+        }
+        copied.map(|()| new)
+    }
+
+    /// Looks whether somebody has deleted something, at some of the generations each time. What is
+    /// gone is noted as lost; [`Self::take_untold`] tells.
+    ///
+    /// # Errors
+    /// When the folder is gone and cannot be made again.
+    pub(super) fn look(&mut self, now: f64) -> Result<(), FileError> {
+        let deleted = !self.marks.is_at(&self.dir.join("marks"));
+        if self.generations.back().is_some_and(|g| g.is_open() && !g.is_in_place()) {
+            self.rescue().map_err(|error| FileError {
+                path: self.dir.clone(),
+                source: io::Error::other(error.to_string()),
+            })?;
+        }
+        self.renew()?;
+        let count = self.generations.len();
+        let (from, some) = if deleted { (0, count) } else { (self.looked, LOOKED_AT.min(count)) };
+        let read_to = self.head.max(self.read_to);
+        let mut gone = 0;
+        for index in (from..from + some).map(|index| index % count.max(1)) {
+            let Some(generation) = self.generations.get_mut(index) else { break };
+            if generation.remaining(read_to).0 > 0 && !generation.is_in_place() {
+                generation.vanish(read_to);
+                gone += 1;
+            }
+        }
+        self.looked = (from + some) % count.max(1);
+        if gone > 0 {
+            tracing::error!(
+                folders = gone,
+                path = %self.dir.display(),
+                "parts of the spool were deleted while the gateway was running"
+            );
+            self.middle.set(None);
+            let found = self.find_losses(0, Position::MAX, now);
+            self.untold.extend(found);
+        }
+        Ok(())
+    }
+
+    /// The losses that were found since the last call and that nobody was told of.
+    pub(super) fn take_untold(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.untold)
     }
 
     /// Reads batches from `from` on, about `max_bytes` of memory, and what is lost among them.
@@ -302,10 +504,8 @@ impl Catalog {
         let mut loaded = Loaded { batches: Vec::new(), next: from, losses: Vec::new() };
         let mut left = max_bytes.max(1);
         let mut last = None;
-        for (index, generation) in self.generations.iter_mut().enumerate() {
-            if generation.end <= loaded.next {
-                continue;
-            }
+        let skipped = self.generations.partition_point(|g| g.end <= loaded.next);
+        for (index, generation) in self.generations.iter_mut().enumerate().skip(skipped) {
             let begin = loaded.next.max(generation.first);
             match generation.load(begin, head, left, &mut loaded.batches) {
                 Ok((next, taken)) => {
@@ -322,7 +522,8 @@ impl Catalog {
                 break;
             }
         }
-        loaded.losses = self.take_losses(from, loaded.next, now);
+        self.read_to = self.read_to.max(loaded.next);
+        loaded.losses = self.find_losses(from, loaded.next, now);
         for (index, generation) in self.generations.iter_mut().enumerate().skip(1) {
             if Some(index) != last {
                 generation.shrink();
@@ -331,29 +532,45 @@ impl Catalog {
         Ok(loaded)
     }
 
-    /// The losses between `from` and `to` that nobody has been told of.
-    fn take_losses(&mut self, from: Position, to: Position, now: f64) -> Vec<Loss> {
+    /// The losses between `from` and `to` that nobody has been told of. Their records last, or are
+    /// written as soon as the disk lets them.
+    fn find_losses(&mut self, from: Position, to: Position, now: f64) -> Vec<Loss> {
         let head = self.head;
-        let mut losses = Vec::new();
-        for generation in &mut self.generations {
-            let mut told = false;
+        let mut found = Vec::new();
+        let mut told = Vec::new();
+        for (index, generation) in self.generations.iter_mut().enumerate() {
             for missing in &mut generation.missing {
                 let concerns = missing.first < to && missing.end > from.max(head);
                 if concerns && !missing.reported {
                     missing.reported = true;
-                    told = true;
-                    losses.push(missing.loss(now));
+                    found.push(missing.loss(now));
+                    told.push(index);
                 }
             }
-            if told {
-                generation.write_summary();
-            }
         }
-        losses
+        if !found.is_empty() {
+            self.middle.set(None);
+            self.losses.add(found.iter().cloned());
+        }
+        match self.losses.is_dirty().then(|| self.losses.save_through()) {
+            Some(Err(error)) => {
+                tracing::warn!(%error, "a loss cannot be recorded on the disk yet");
+            }
+            // Not before: whoever reads the summary takes it that the record lasts.
+            _ => told
+                .iter()
+                .filter_map(|index| self.generations.get(*index))
+                .for_each(Generation::write_summary),
+        }
+        self.untold.extend(found);
+        self.take_untold()
     }
 
     /// Everything up to and including `through` is settled.
     pub(super) fn release(&mut self, through: Position) {
+        if self.generations.front().is_some_and(|front| front.end <= through) {
+            self.middle.set(None);
+        }
         self.head = self.head.max(through.saturating_add(1));
         self.next = self.next.max(self.head);
     }
@@ -395,10 +612,25 @@ impl Catalog {
             Some(tallies) if whole => tallies,
             summary => count(front, head).or(summary).unwrap_or_default(),
         };
-        let mut losses = self.take_losses(head, through + 1, now);
-        losses.extend(tallies.losses(reason, now));
+        let shift = self.ages.corrected(front.first, 0.0);
+        let received = |times: (f64, f64)| (times.0 + shift, times.1 + shift);
+        let evicted: Vec<_> = tallies
+            .losses(reason, now)
+            .into_iter()
+            .map(|loss| Loss { received: loss.received.map(received), ..loss })
+            .collect();
+        let found = self.find_losses(head, through + 1, now);
+        self.untold.extend(found);
+        self.renew()?;
+        let path = self.dir.join("losses");
+        self.losses.give_up(through + 1, evicted.iter().cloned()).map_err(at(&path))?;
+        let mut losses = self.take_untold();
+        losses.extend(evicted);
         self.release(through);
-        self.delete_front(now)?;
+        if let Err(error) = self.delete_front(now) {
+            // It is given up all the same; deleting it is tried again before anything else goes.
+            tracing::warn!(%error, "what was given up cannot be deleted from the spool yet");
+        }
         Ok(Some((through, losses)))
     }
 
@@ -413,11 +645,18 @@ impl Catalog {
         } else {
             self.dir.join(format!("trash-{name}"))
         };
-        fs::rename(front.dir(), &target).map_err(at(front.dir()))?;
+        let renamed = fs::rename(front.dir(), &target);
+        let gone = renamed.as_ref().is_err_and(is_gone);
+        if !gone {
+            renamed.map_err(at(front.dir()))?;
+        }
         let damaged = front.damaged;
         // Closes the files.
         self.generations.pop_front();
-        if damaged {
+        self.middle.set(None);
+        if gone {
+            tracing::debug!(name, "the folder was deleted by somebody else");
+        } else if damaged {
             tracing::warn!(folder = %target.display(), "a damaged part of the spool is kept aside");
             self.prune_damaged(DAMAGED_MAX);
         } else {

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -11,7 +11,8 @@ use rustix::io::Errno;
 /// Holds `data_dir/lock` while it lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 /// Why the lock cannot be had.
@@ -54,7 +55,18 @@ impl Lock {
             file.rewind()?;
             writeln!(file, "{}", std::process::id())
         });
-        Ok(Self { _file: file })
+        Ok(Self { file, path: path.into() })
+    }
+
+    /// Takes the lock again where its file was deleted: another gateway could make a new one.
+    ///
+    /// # Errors
+    /// Like [`Self::take`].
+    pub(super) fn renew(&mut self) -> Result<(), LockError> {
+        if !is_at(&self.file, &self.path) {
+            *self = Self::take(&self.path)?;
+        }
+        Ok(())
     }
 }
 
@@ -80,6 +92,32 @@ pub(super) fn create_dir(dir: &Path) -> io::Result<()> {
     }
     fs::create_dir(dir)?;
     sync_dir(parent.unwrap_or(Path::new(".")))
+}
+
+/// Bytes of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Space {
+    /// What this user may still write.
+    pub(super) free: u64,
+    /// All of it.
+    pub(super) total: u64,
+}
+
+/// How full the file system is that `path` is on. One system call.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) fn space(path: &Path) -> io::Result<Space> {
+    let stat = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+}
+
+/// Whether `path` still leads to the open `file`.
+#[must_use]
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (open.dev(), open.ino()) == (there.dev(), there.ino())
 }
 
 /// What `path` and everything below it take on the disk, in bytes: blocks, not lengths. What

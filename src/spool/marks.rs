@@ -23,6 +23,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::disk;
 use crate::core::ids::Position;
 
 const MAGIC: [u8; 4] = *b"tgM1";
@@ -75,6 +76,12 @@ impl MarksFile {
         let (sequence, marks) = newest.unzip();
         let this = Self { file, sequence: sequence.unwrap_or(0), written: marks, synced: false };
         Ok((this, marks))
+    }
+
+    /// Whether `path` still leads to it.
+    #[must_use]
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        disk::is_at(&self.file, path)
     }
 
     /// Writes `marks` where they differ from what was written last.

@@ -69,6 +69,7 @@ pub mod chunk;
 mod disk;
 mod generation;
 mod inbox;
+mod losses;
 mod marks;
 pub mod memory;
 mod pace;
@@ -76,6 +77,7 @@ pub mod record;
 mod scan;
 mod store;
 mod tally;
+mod unpublished;
 mod writer;
 
 use catalog::{Bounds, Catalog};
@@ -84,15 +86,14 @@ use inbox::{Command, Inbox};
 use writer::{Limits, Outside, Writer};
 
 use crate::config::SpoolSettings;
-use crate::core::batch::Batch;
+use crate::core::batch::{Batch, Loss};
 use crate::core::ids::Position;
-use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, Opened, Spool, SpoolEvent};
 
 /// Sizes of a generation in bytes. While one is written the database keeps most of it in memory,
 /// whatever its cache is set to.
 const GENERATION_MIN: u64 = 256 * 1024;
-const GENERATION_MAX: u64 = 4 * 1024 * 1024;
+const GENERATION_MAX: u64 = 2 * 1024 * 1024;
 /// A full spool has about this many generations: what is evicted at a time.
 const GENERATIONS: u32 = 32;
 /// A generation spans this part of `max_age`, and a second at least.
@@ -147,7 +148,6 @@ pub fn open(
     data_dir: &Path,
     settings: &SpoolSettings,
     health: Arc<Health>,
-    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 ) -> Result<SledSpool, SpoolError> {
     let unusable = |path: &Path| {
@@ -165,8 +165,13 @@ pub fn open(
         bytes: (settings.max_bytes / u64::from(GENERATIONS)).clamp(GENERATION_MIN, GENERATION_MAX),
         span: (settings.max_age.as_secs_f64() / AGE_PARTS).max(1.0),
     };
-    let (catalog, recovered) = Catalog::open(&dir, bounds, clock.unix())
+    let (mut catalog, recovered) = Catalog::open(&dir, bounds, clock.unix())
         .map_err(|error| SpoolError::Unusable { path: error.path, source: error.source })?;
+    catalog.keep(lock);
+    let waiting = catalog.losses.waiting();
+    if waiting > 0 {
+        tracing::warn!(records = waiting, "losses that are not published yet are on record");
+    }
     let opened = Opened {
         head: catalog.head(),
         tail: catalog.next(),
@@ -176,7 +181,7 @@ pub fn open(
     let inbox = Arc::new(Inbox::default());
     let (sender, events) = mpsc::unbounded_channel();
     let (finish, finished) = std_mpsc::channel();
-    let outside = Outside { events: sender.clone(), health: health.clone(), metrics, clock };
+    let outside = Outside { events: sender.clone(), health: health.clone(), clock };
     let limits = Limits::new(settings);
     let mut writer = Writer::new(inbox.clone(), outside, catalog, limits);
     health.set_spool(|spool| {
@@ -202,7 +207,6 @@ pub fn open(
                 // Nobody may be listening any more; likewise below.
                 let _ = sender.send(SpoolEvent::Stalled { reason: reason.into() });
             }
-            drop(lock);
             let _ = finish.send(());
         })
         .map_err(unusable(&dir))?;
@@ -224,6 +228,14 @@ impl Spool for SledSpool {
 
     fn release(&mut self, through: Position) {
         self.inbox.release(through);
+    }
+
+    fn lost(&mut self, loss: Loss) {
+        self.inbox.send(Command::Lost(loss));
+    }
+
+    fn losses_published(&mut self, through: u64) {
+        self.inbox.send(Command::Published(through));
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<SpoolEvent> {

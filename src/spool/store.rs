@@ -54,6 +54,12 @@ pub(super) enum StoreError {
         /// Its answer.
         source: io::Error,
     },
+    /// The file was deleted or replaced: what is written to it is lost when the process ends.
+    #[error("{} is gone: it was deleted while the gateway was running", path.display())]
+    Gone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The database does not understand its own file.
     #[error("{}: {reason}", path.display())]
     Damaged {
@@ -131,6 +137,12 @@ impl Store {
     pub(super) fn commit(&mut self) -> Result<(), StoreError> {
         self.flush()?;
         self.file.sync_data().map_err(|e| io_error(&self.dir.join("db"), e))
+    }
+
+    /// Whether its file is still where it was made.
+    #[must_use]
+    pub(super) fn is_in_place(&self) -> bool {
+        disk::is_at(&self.file, &self.dir.join("db"))
     }
 
     /// The value in `slot`; empty where nothing was put.

@@ -16,16 +16,16 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::catalog::Catalog;
 use super::chunk::{self, Chunk};
+use super::disk;
 use super::inbox::{Command, Inbox, Taken, WakeFor};
 use super::pace::Pace;
-use crate::config::{SpoolSettings, WhenFull};
+use crate::config::{SpoolSettings, WhenFull, units};
 use crate::core::batch::{Batch, LossReason};
 use crate::core::ids::Position;
-use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, SpoolEvent};
 
 /// Memory of the batches that are committed together at most; and no more than a generation.
-const GROUP_MAX: usize = 1024 * 1024;
+const GROUP_MAX: usize = 512 * 1024;
 /// Between two attempts while the disk refuses.
 const RETRY: Duration = Duration::from_secs(1);
 /// How late `marks` may know of a release: what a kill makes come twice.
@@ -35,6 +35,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often the figures are shown while something happens, and while nothing does.
 const SHOW_BUSY: Duration = Duration::from_millis(100);
 const SHOW_QUIET: Duration = Duration::from_secs(1);
+/// How often it is made sure that nobody has deleted the files.
+const LOOK: Duration = Duration::from_secs(1);
+/// The reserve is this part of the file system at most.
+const RESERVE_PART: u64 = 20;
 /// What the disk may take for a value besides its own bytes, and for a commit.
 const VALUE_COST: u64 = 160;
 const COMMIT_COST: u64 = 64 * 1024;
@@ -44,6 +48,8 @@ const COMMIT_COST: u64 = 64 * 1024;
 pub(super) struct Limits {
     /// Bytes on the disk.
     pub(super) max_bytes: u64,
+    /// Bytes that are left to others.
+    pub(super) reserve: u64,
     /// Seconds.
     pub(super) max_age: f64,
     /// What happens at the limit.
@@ -56,6 +62,7 @@ impl Limits {
     pub(super) fn new(settings: &SpoolSettings) -> Self {
         Self {
             max_bytes: settings.max_bytes,
+            reserve: settings.reserve,
             max_age: settings.max_age.as_secs_f64(),
             when_full: settings.when_full,
         }
@@ -66,10 +73,8 @@ impl Limits {
 pub(super) struct Outside {
     /// To the engine.
     pub(super) events: mpsc::UnboundedSender<SpoolEvent>,
-    /// For the status page.
+    /// For the status page and the counters.
     pub(super) health: Arc<Health>,
-    /// For the counters.
-    pub(super) metrics: Arc<Metrics>,
     /// What time it is.
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -95,6 +100,8 @@ pub(super) struct Writer {
     drained_since: Option<Duration>,
     reclaim_from: Duration,
     show_due: Duration,
+    look_from: Duration,
+    losses_from: Duration,
     changed: bool,
     waiting: bool,
     closing: Option<oneshot::Sender<()>>,
@@ -123,6 +130,8 @@ impl Writer {
             drained_since: None,
             reclaim_from: Duration::ZERO,
             show_due: Duration::ZERO,
+            look_from: LOOK,
+            losses_from: Duration::ZERO,
             changed: true,
             waiting: false,
             closing: None,
@@ -147,6 +156,10 @@ impl Writer {
             self.step();
             if let Some(answer) = self.closing.take() {
                 self.catalog.save_marks();
+                // Also what a power cut shall not forget.
+                if let Err(error) = self.catalog.losses.save_through() {
+                    tracing::warn!(%error, "the records of losses cannot be written");
+                }
                 self.out.health.set_spool(|spool| spool.open = false);
                 // Nobody may be waiting any more.
                 let _ = answer.send(());
@@ -167,6 +180,8 @@ impl Writer {
                     self.drained_since = None;
                 }
                 Command::Load(from, max_bytes) => self.loads.push_back((from, max_bytes)),
+                Command::Lost(loss) => self.catalog.losses.add([loss]),
+                Command::Published(through) => self.catalog.losses.published(through),
                 Command::Close(answer) => self.closing = Some(answer),
             }
         }
@@ -186,17 +201,21 @@ impl Writer {
         if self.catalog.ages.observe(self.now.as_secs_f64(), wall, self.catalog.next()) {
             self.catalog.save_marks();
         }
+        if self.look_from <= self.now {
+            self.look(wall);
+        }
         self.load(wall);
         // First what gives room, then what takes it.
         self.evict_old(wall);
         self.reclaim(wall);
         self.commit(wall);
+        self.report();
         if self.marks_due.is_some_and(|due| due <= self.now) {
             self.marks_due = None;
             self.catalog.save_marks();
         }
         if self.show_due <= self.now || self.closing.is_some() {
-            self.show(wall);
+            self.show();
         }
     }
 
@@ -214,7 +233,8 @@ impl Writer {
             .filter(|_| !self.catalog.is_empty())
             .map(|since| (since + LINGER).max(self.reclaim_from));
         let show = (self.changed || self.waiting).then_some(self.show_due);
-        [commit, load, reclaim, self.marks_due, show].into_iter().flatten().min()
+        let losses = self.catalog.losses.is_dirty().then_some(self.losses_from);
+        [commit, load, reclaim, losses, self.marks_due, show].into_iter().flatten().min()
     }
 
     fn send(&self, event: SpoolEvent) {
@@ -244,6 +264,35 @@ impl Writer {
         }
     }
 
+    /// Has somebody deleted something?
+    fn look(&mut self, wall: f64) {
+        self.look_from = self.now + LOOK;
+        if self.catalog.is_empty() {
+            return;
+        }
+        if let Err(error) = self.catalog.look(wall) {
+            return self.stall(&error.to_string());
+        }
+        let losses = self.catalog.take_untold();
+        if !losses.is_empty() {
+            self.changed = true;
+            self.send(SpoolEvent::Lost { losses });
+        }
+    }
+
+    /// Hands out what is to be published and remembers what is still to be.
+    fn report(&mut self) {
+        for (number, loss) in self.catalog.losses.hand_out() {
+            self.send(SpoolEvent::Report { number, loss });
+        }
+        if self.losses_from <= self.now || self.closing.is_some() {
+            if let Err(error) = self.catalog.losses.save() {
+                tracing::warn!(%error, "the records of losses cannot be written yet");
+                self.losses_from = self.now + RETRY;
+            }
+        }
+    }
+
     fn commit(&mut self, wall: f64) {
         while !self.pending.is_empty() {
             let due = match self.stalled {
@@ -269,7 +318,7 @@ impl Writer {
                 (Ok(()), Some(&(through, _))) => {
                     self.resume();
                     // Whoever has an ACK finds its batch counted.
-                    self.show(wall);
+                    self.show();
                     self.send(SpoolEvent::Durable { through });
                 }
                 (Ok(()), None) => {}
@@ -337,7 +386,40 @@ impl Writer {
         if self.full.take().is_some() {
             self.send(SpoolEvent::Full(false));
         }
+        self.respect_reserve(need, wall)?;
         Ok(true)
+    }
+
+    /// Sees to it that `need` more bytes leave the rest of the system its part. Nothing is evicted
+    /// for that: another program's files must not cost what was acknowledged.
+    fn respect_reserve(&mut self, need: u64, wall: f64) -> Result<(), String> {
+        let (reserve, free) = self.room(need);
+        if free >= reserve {
+            return Ok(());
+        }
+        // What is of no more use goes.
+        self.catalog.drop_damaged();
+        self.catalog.reclaim(false, wall).map_err(|error| error.to_string())?;
+        let (reserve, free) = self.room(need);
+        if free >= reserve {
+            return Ok(());
+        }
+        Err(format!(
+            "{}: {} are free on this file system, and spool.reserve leaves {} of it to the rest of \
+             the system. Make room there or set a lower reserve",
+            self.catalog.dir().display(),
+            units::format_size(free.saturating_add(need)),
+            units::format_size(reserve),
+        ))
+    }
+
+    /// The reserve, and what would be free with `need` more bytes written. Asked anew each time:
+    /// that takes a microsecond, and a commit takes an fsync.
+    fn room(&self, need: u64) -> (u64, u64) {
+        // Where the file system does not say, the write will.
+        let Ok(space) = disk::space(self.catalog.dir()) else { return (0, 0) };
+        let reserve = self.limits.reserve.min(space.total / RESERVE_PART);
+        (reserve, space.free.saturating_sub(need))
     }
 
     fn evict(&mut self, reason: LossReason, wall: f64) -> Result<(), String> {
@@ -398,7 +480,7 @@ impl Writer {
         }
     }
 
-    fn show(&mut self, wall: f64) {
+    fn show(&mut self) {
         let totals = self.catalog.totals();
         let bytes = self.catalog.used();
         self.waiting = totals.batches > 0;
@@ -412,11 +494,6 @@ impl Writer {
             spool.max_bytes = self.limits.max_bytes;
             spool.oldest = totals.oldest;
         });
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let metrics = &self.out.metrics;
-        metrics.spool_bytes.set(gauge(bytes));
-        metrics.spool_batches.set(gauge(totals.batches));
-        metrics.spool_oldest.set(totals.oldest.map_or(0.0, |oldest| (wall - oldest).max(0.0)));
     }
 }
 

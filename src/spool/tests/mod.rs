@@ -5,5 +5,8 @@ mod crash;
 mod damage;
 mod full_disk;
 mod limits;
+mod losses;
 mod power_cut;
+mod reserve;
 mod support;
+mod vanished;

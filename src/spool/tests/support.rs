@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{Drain, SpoolSettings, WhenFull};
 use crate::core::batch::{Batch, Loss, Reading, Value};
 use crate::core::ids::{DeviceId, Position};
-use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, Spool, SpoolEvent, lock};
 use crate::spool::{SledSpool, SpoolError, open};
 
@@ -19,6 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) fn settings() -> SpoolSettings {
     SpoolSettings {
         max_bytes: 64 * 1024 * 1024,
+        reserve: 0,
         // The batches of the tests are of 2025.
         max_age: Duration::from_secs(100 * 365 * 86400),
         when_full: WhenFull::DropOldest,
@@ -48,7 +48,8 @@ impl Clock for TestClock {
 pub(super) struct Bench {
     pub(super) spool: SledSpool,
     pub(super) health: Arc<Health>,
-    pub(super) metrics: Arc<Metrics>,
+    /// Records to publish, which do not count as events.
+    pub(super) reports: Vec<(u64, Loss)>,
     pub(super) next: Position,
 }
 
@@ -63,10 +64,9 @@ impl Bench {
         clock: Arc<TestClock>,
     ) -> Result<Self, SpoolError> {
         let health = Arc::new(Health::default());
-        let metrics = Arc::new(Metrics::new());
-        let spool = open(dir, settings, health.clone(), metrics.clone(), clock)?;
+        let spool = open(dir, settings, health.clone(), clock)?;
         let next = spool.opened().tail;
-        Ok(Self { spool, health, metrics, next })
+        Ok(Self { spool, health, reports: Vec::new(), next })
     }
 
     /// Adds a batch at the next position.
@@ -86,9 +86,14 @@ impl Bench {
     }
 
     pub(super) fn poll(&mut self) -> Option<SpoolEvent> {
-        match self.spool.poll_event(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(event) => Some(event),
-            Poll::Pending => None,
+        loop {
+            match self.spool.poll_event(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(SpoolEvent::Report { number, loss }) => {
+                    self.reports.push((number, loss));
+                }
+                Poll::Ready(event) => return Some(event),
+                Poll::Pending => return None,
+            }
         }
     }
 
