@@ -17,23 +17,31 @@ struct Bench {
     gateway: Gateway,
     disk: Disk,
     fleet: Fleet,
+    /// What it says of the full disk.
+    reason: &'static str,
 }
 
 impl Bench {
-    /// The broker is away, some is spooled, and then the disk is full and the gateway has noticed.
-    async fn filled(disk: Disk) -> Self {
+    /// The broker is away, some is spooled, and then the disk is full and the gateway has noticed:
+    /// by its reserve, or without one by the disk's own answer in the midst of a write.
+    async fn filled(disk: Disk, reserve: bool) -> Self {
         let mut broker = Broker::start("").await;
         let proxy = Proxy::start(broker.port).await;
         let setup = Setup::new(proxy.port)
             .set("gateway.data_dir", disk.data())
             .set("spool.max_bytes", "8MiB")
             .set("devices.heartbeat_interval", "1s");
+        let (setup, reason) = if reserve {
+            (setup, "are free on this file system")
+        } else {
+            (setup.set("spool.reserve", "0"), "No space left on device")
+        };
         let gateway = setup.start().await;
         broker.kill();
         let fleet = Fleet::start(&gateway, 4, PACE);
         fleet.advance(400).await;
         disk.fill();
-        let bench = Self { broker, proxy, gateway, disk, fleet };
+        let bench = Self { broker, proxy, gateway, disk, fleet, reason };
         bench.says_full().await;
         bench
     }
@@ -42,10 +50,8 @@ impl Bench {
         // Now and then it is tried again, and may get a little further.
         until("the reason is told everywhere", async || {
             let Some(why) = self.gateway.unready().await else { return false };
-            why.contains("No space left")
-                && self.gateway.status().await["spool"]["fault"]
-                    .to_string()
-                    .contains("No space left")
+            why.contains(self.reason)
+                && self.gateway.status().await["spool"]["fault"].to_string().contains(self.reason)
         })
         .await;
         let log = self.gateway.log();
@@ -84,8 +90,8 @@ async fn held_back(device: &mut Device) {
     device.show_pings = false;
 }
 
-async fn while_spooling(disk: Disk) {
-    let mut bench = Bench::filled(disk).await;
+async fn while_spooling(disk: Disk, reserve: bool) {
+    let mut bench = Bench::filled(disk, reserve).await;
     let (mut device, welcome) = bench.gateway.device("held").open(Some(1)).await;
     for seq in 1..=welcome.window {
         device.reading(seq, 1.0).await;
@@ -111,19 +117,25 @@ async fn while_spooling(disk: Disk) {
 #[tokio::test]
 async fn a_full_ext4_while_spooling_holds_devices_back_and_recovers_by_itself() {
     let Some(disk) = Disk::ext4(16) else { return };
-    while_spooling(disk).await;
+    while_spooling(disk, false).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_but_for_the_reserve_does_the_same() {
+    let Some(disk) = Disk::ext4(16) else { return };
+    while_spooling(disk, true).await;
 }
 
 #[tokio::test]
 async fn a_full_tmpfs_while_spooling_holds_devices_back_and_recovers_by_itself() {
     let Some(disk) = Disk::tmpfs(8) else { return };
-    while_spooling(disk).await;
+    while_spooling(disk, false).await;
 }
 
 #[tokio::test]
 async fn a_full_disk_is_drained_and_the_room_that_gives_is_used() {
     let Some(disk) = Disk::ext4(16) else { return };
-    let mut bench = Bench::filled(disk).await;
+    let mut bench = Bench::filled(disk, true).await;
     // It stays full of the others' file.
     bench.broker.restart().await;
     bench.fleet.advance(1000).await;
@@ -134,7 +146,7 @@ async fn a_full_disk_is_drained_and_the_room_that_gives_is_used() {
 #[tokio::test]
 async fn a_disk_that_fills_up_during_a_drain_loses_nothing() {
     let Some(disk) = Disk::ext4(16) else { return };
-    let mut bench = Bench::filled(disk).await;
+    let mut bench = Bench::filled(disk, false).await;
     bench.disk.make_room();
     bench.fleet.advance(3000).await;
     let before = bench.proxy.look(<[_]>::len);
@@ -149,7 +161,7 @@ async fn a_disk_that_fills_up_during_a_drain_loses_nothing() {
 #[tokio::test]
 async fn a_gateway_restarted_on_a_full_disk_starts_and_drains() {
     let Some(disk) = Disk::ext4(16) else { return };
-    let mut bench = Bench::filled(disk).await;
+    let mut bench = Bench::filled(disk, false).await;
     for _ in 0..2 {
         bench.gateway.kill();
         bench.gateway.spawn();
