@@ -5,7 +5,9 @@
 //! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
 //! cumulative ACK for all that was settled.
 
-use std::collections::{BTreeMap, HashMap};
+mod losses;
+
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,10 +20,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::{Loss, LossReason};
+use crate::core::batch::Loss;
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
-use crate::core::losses::{Burst, Reports, Sum};
+use crate::core::losses::{Burst, Reports};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
@@ -92,7 +94,6 @@ pub struct Engine<P, S> {
     last_epoch: u64,
     gaps: u64,
     duplicates: u64,
-    connected: bool,
     burst: Burst,
     reports: Reports,
 }
@@ -129,7 +130,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             last_epoch: 0,
             gaps: 0,
             duplicates: 0,
-            connected: false,
             burst: Burst::default(),
             reports: Reports::default(),
         };
@@ -154,7 +154,7 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.delivery.stop(self.now());
         self.perform();
         let settled = timeout_at(deadline, self.settled()).await.is_ok();
-        log_losses(self.burst.take());
+        losses::log(self.burst.take());
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
@@ -207,9 +207,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             progress = true;
         }
         if let Some(sums) = self.burst.due(now) {
-            log_losses(sums);
+            losses::log(sums);
         }
         if progress {
+            self.publish_losses();
             self.delivery.pump(self.publisher.room(), now);
             self.perform();
             self.set_tick(now);
@@ -240,6 +241,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 self.links.insert(session, Opened { device, link, facts });
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
+            // No commands are sent, so this answers none.
+            DeviceEvent::Result { .. } => {
+                self.shared.metrics.results_unknown.inc();
+            }
             DeviceEvent::Closed { session } => {
                 let was_current = self.delivery.close(session, now);
                 let gone = self.links.remove(&session).filter(|_| was_current);
@@ -274,11 +279,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
-                self.connected = true;
-                self.publish_losses();
             }
             UplinkEvent::Down { cause, .. } => {
-                self.connected = false;
                 self.reports.disconnected();
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
@@ -287,6 +289,10 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 };
                 self.delivery.uplink_down(cause, now);
             }
+            UplinkEvent::Sent(token) => self.sent(token),
+            UplinkEvent::SendRefused { token, reason } => Self::send_refused(token, &reason),
+            // Not asked for: the publisher does not take requests.
+            UplinkEvent::Request(_) => {}
         }
     }
 
@@ -304,7 +310,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             SpoolEvent::Lost { losses } => self.report_losses(losses),
             SpoolEvent::Report { number, loss } => {
                 self.reports.push(number, loss);
-                self.publish_losses();
             }
             // The spool has said why in the log.
             SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
@@ -376,50 +381,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
     }
 
-    /// Promise 1: a loss is counted, logged and published. The last is the spool's to ask for, with
-    /// [`SpoolEvent::Report`], once the record lasts.
-    fn report_losses(&mut self, losses: Vec<Loss>) {
-        let now = self.now();
-        for loss in losses {
-            let reason = loss.reason.as_str();
-            self.shared
-                .metrics
-                .readings_lost
-                .get_or_create(&metrics::Reason { reason })
-                .inc_by(loss.readings);
-            self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
-            self.burst.add(&loss, now);
-        }
-    }
-
-    /// Publishes the records of losses that are waiting, in order.
-    fn publish_losses(&mut self) {
-        while self.connected {
-            let Some((number, loss)) = self.reports.next() else { return };
-            let mut record = json!({
-                "device": loss.device.as_ref().map(DeviceId::as_str),
-                "epoch": loss.epoch,
-                "first_seq": loss.first_seq,
-                "last_seq": loss.last_seq,
-                "readings": loss.readings,
-                "reason": loss.reason.as_str(),
-                "time": loss.time,
-            });
-            if let (Some(detail), Some(record)) = (&loss.detail, record.as_object_mut()) {
-                record.insert("detail".into(), detail.as_str().into());
-            }
-            self.announce("losses".into(), &record, false);
-            self.loss_published(number);
-        }
-    }
-
-    /// The broker has record `number` of the losses: the spool need not keep it.
-    fn loss_published(&mut self, number: u64) {
-        if let Some(through) = self.reports.acknowledged(number) {
-            self.spool.losses_published(through);
-        }
-    }
-
     fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {
         let status = json!({
             "state": state,
@@ -451,24 +412,5 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
     /// Seconds since the engine was made.
     fn now(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
-    }
-}
-
-/// One line for all that was lost for one reason within a second.
-fn log_losses(sums: BTreeMap<LossReason, Sum>) {
-    for (reason, sum) in sums {
-        let one = sum.devices.iter().next().filter(|_| sum.devices.len() == 1);
-        let (oldest, newest) = sum.received.unzip();
-        tracing::error!(
-            reason = reason.as_str(),
-            batches = sum.batches,
-            readings = sum.readings,
-            devices = sum.devices.len(),
-            device = one.map(DeviceId::as_str),
-            received_from = oldest,
-            received_to = newest,
-            detail = sum.detail,
-            "readings are lost"
-        );
     }
 }

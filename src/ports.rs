@@ -24,7 +24,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // ---------------------------------------------------------------- devices → engine
 
 /// What a device connection tells the engine. For one session always: one `Opened`, any number of
-/// `Batches`, one `Closed`.
+/// `Batches` and `Result`, one `Closed`.
 #[derive(Debug)]
 pub enum DeviceEvent {
     /// HELLO arrived from an authenticated device.
@@ -48,6 +48,20 @@ pub enum DeviceEvent {
         session: SessionId,
         /// What arrived.
         batches: Vec<Submitted>,
+    },
+    /// RESULT arrived. Nothing is known here of the command: whether the gateway ever sent one with
+    /// this id, and to this device, is for the engine to say.
+    Result {
+        /// This connection.
+        session: SessionId,
+        /// Which command, as the device names it: at most
+        /// [`MESSAGE_ID_MAX`](crate::core::frame::MESSAGE_ID_MAX) characters.
+        id: String,
+        /// Whether it was done.
+        ok: bool,
+        /// Its result, or what went wrong; with the rest of the message at most
+        /// `devices.max_frame` bytes of CBOR.
+        value: ciborium::Value,
     },
     /// The connection is gone; nothing follows.
     Closed {
@@ -100,6 +114,17 @@ pub enum Outbound {
         code: u64,
         /// For a person.
         reason: String,
+    },
+    /// Send COMMAND.
+    Command {
+        /// What RESULT will name.
+        id: String,
+        /// Which command.
+        name: String,
+        /// Its parameters.
+        params: ciborium::Value,
+        /// Seconds for which it is still wanted; the device is told 1 at least.
+        ttl: u64,
     },
     /// Send a Close frame and end.
     Close {
@@ -202,8 +227,11 @@ impl Budget {
 
 // ---------------------------------------------------------------- engine ↔ uplink
 
-/// Names one batch that was handed to the [`Publisher`].
+/// Names one batch, or one message, that was handed to the [`Publisher`].
 pub type Token = u64;
+
+/// Names one request that came over MQTT until it is confirmed.
+pub type Receipt = u64;
 
 /// The engine's end of the uplink. Polled by the engine's task; nothing in it blocks.
 pub trait Publisher {
@@ -215,9 +243,25 @@ pub trait Publisher {
     /// that was handed over before is remembered.
     fn publish(&mut self, token: Token, batch: &Batch, spooled: bool);
 
-    /// Queues a message that belongs to no batch (status, results, losses). Kept over a
-    /// reconnect; a newer retained message replaces an older one of its topic.
+    /// Queues a message that belongs to no batch and has no sender to keep it (status). Kept over
+    /// a reconnect; a newer retained message replaces an older one of its topic.
     fn announce(&mut self, message: Announcement);
+
+    /// How many messages [`Self::send`] takes now; 0 while not connected. Independent of
+    /// [`Self::room`]: readings leave them a few places, and they leave readings the rest.
+    fn send_room(&self) -> usize;
+
+    /// Hands over a message of its own that must arrive (results, losses). Only with
+    /// [`Self::send_room`]. Exactly one of [`UplinkEvent::Sent`] and [`UplinkEvent::SendRefused`]
+    /// follows, unless [`UplinkEvent::Down`] comes first: then it is forgotten. Messages leave in
+    /// the order they were handed over. `token`s have nothing to do with those of
+    /// [`Self::publish`].
+    fn send(&mut self, token: Token, message: Message);
+
+    /// The request is safe or answered: acknowledges it to the broker, which forgets it then. A
+    /// receipt of an earlier connection, or one used before, is ignored: the broker sends what was
+    /// not acknowledged again, with a new receipt.
+    fn confirm(&mut self, receipt: Receipt);
 
     /// Drives the connection: sends what was handed over, receives what has come. Called until
     /// `Pending`; the last call writes out everything that was handed over since.
@@ -251,6 +295,48 @@ pub enum UplinkEvent {
         /// The broker's reason.
         reason: String,
     },
+    /// Somebody asks for something. [`Publisher::confirm`] must follow once it is safe or answered;
+    /// only so many may wait for that.
+    Request(MqttRequest),
+    /// The broker acknowledged what [`Publisher::send`] was given (PUBACK).
+    Sent(Token),
+    /// The broker will never take what [`Publisher::send`] was given.
+    SendRefused {
+        /// Which.
+        token: Token,
+        /// The broker's reason, or what is wrong with the message.
+        reason: String,
+    },
+}
+
+/// A message that arrived on `{prefix}/devices/{device}/commands`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttRequest {
+    /// What to confirm.
+    pub receipt: Receipt,
+    /// The device as the topic names it; any text without `/`.
+    pub device: String,
+    /// What was asked, unread.
+    pub payload: Vec<u8>,
+    /// MQTT 5: where else the answer goes. A topic that can be published to.
+    pub response_topic: Option<String>,
+    /// MQTT 5: what the answer must carry, so that the requester knows it.
+    pub correlation: Option<Vec<u8>>,
+}
+
+/// What [`Publisher::send`] takes: a message of QoS 1, not retained.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Where to: below the prefix, for example `devices/kiln-3/results`.
+    pub topic: String,
+    /// `topic` is the whole topic, nothing is put before it.
+    pub absolute: bool,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// MQTT 5: what a requester recognises the answer by; left out in MQTT 3.1.1.
+    pub correlation: Option<Vec<u8>>,
+    /// MQTT 5: the payload's media type; left out in MQTT 3.1.1.
+    pub content_type: Option<&'static str>,
 }
 
 /// What ended a connection to the broker.

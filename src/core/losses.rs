@@ -83,7 +83,7 @@ impl Reports {
     }
 
     /// The next record to send. None while there is nothing new to send.
-    pub fn next(&mut self) -> Option<(u64, &Loss)> {
+    pub fn send_next(&mut self) -> Option<(u64, &Loss)> {
         // Some may have been acknowledged on an earlier connection, behind one that was not.
         while self.queue.get(self.sent)?.acknowledged {
             self.sent += 1;
@@ -160,7 +160,7 @@ mod tests {
     fn records_are_sent_in_order_and_again_after_a_lost_connection() {
         let mut reports = Reports::default();
         let sent = |reports: &mut Reports| {
-            std::iter::from_fn(|| reports.next().map(|(number, _)| number)).collect::<Vec<_>>()
+            std::iter::from_fn(|| reports.send_next().map(|(number, _)| number)).collect::<Vec<_>>()
         };
         assert!(sent(&mut reports).is_empty());
         for number in 1..=4 {

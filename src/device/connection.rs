@@ -210,7 +210,8 @@ impl Connection {
     fn greeted(&mut self, resume: Resume, now: Duration) {
         let shared = Arc::clone(self.shared());
         self.session.open(resume.epoch, resume.acked);
-        self.replies.push(welcome(&shared, resume));
+        // The engine may have had something to say since it answered.
+        self.replies.insert(0, welcome(&shared, resume));
         // Fractions of the golden ratio lie evenly, however many there are.
         let spread = (self.presence.session().0 as f64 * 0.618_033_988_749_895).fract();
         self.heartbeat = Heartbeat::new(now, spread, &shared.rules);
@@ -223,6 +224,10 @@ impl Connection {
             match outbound {
                 Outbound::Reject { seq, code, reason } => {
                     self.replies.push(GatewayMessage::Reject { seq, code, reason });
+                }
+                Outbound::Command { id, name, params, ttl } => {
+                    let ttl = ttl.max(1);
+                    self.replies.push(GatewayMessage::Command { id, name, params, ttl });
                 }
                 Outbound::Close { code, reason } => {
                     return Err(End::Close(Close::new(code, reason)));

@@ -21,8 +21,12 @@
 //!
 //! Every start of the gateway begins a new one, so a machine that is switched off a thousand times
 //! during an outage has a thousand small folders. They are bounded by `spool.max_bytes`, as each
-//! takes about 60 KiB and counts with what it takes; they are not merged. What is asked with every
+//! takes about 20 KiB and counts with what it takes; they are not merged. What is asked with every
 //! commit is summed up once and kept ([`Sums`]); what is read at the start is one summary for each.
+
+mod deleting;
+mod giving_up;
+mod vanished;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -33,21 +37,16 @@ use std::sync::Arc;
 
 use super::ages::Ages;
 use super::chunk::Chunk;
-use super::disk::{self, Lock};
+use super::disk::Lock;
 use super::generation::{self, Generation, Known};
 use super::losses::Losses;
 use super::marks::{Marks, MarksFile};
-use super::scan::is_gone;
 use super::store::StoreError;
 use super::tally::{Missing, Tallies};
-use crate::core::batch::{Batch, Loss, LossReason};
+use crate::core::batch::{Batch, Loss};
 use crate::core::ids::{DeviceId, Position};
 
-/// Damaged folders that are kept.
-const DAMAGED_MAX: usize = 3;
-/// Generations that are looked at together for deleted files.
-const LOOKED_AT: usize = 64;
-/// Bytes of memory for batches that are read back to count them.
+/// Bytes of memory for batches that are read back to be counted or written again.
 const COUNTING: usize = 256 * 1024;
 
 /// When a new generation is begun.
@@ -156,7 +155,7 @@ impl Catalog {
             ages: Ages::new(known.boundary, known.shift),
             damaged_bytes: 0,
         };
-        catalog.prune_damaged(DAMAGED_MAX);
+        catalog.prune_damaged(deleting::DAMAGED_MAX);
         catalog.recover(folders, &known)?;
         let before = catalog.missing_before(marks.is_some() || given_up > 0);
         let before: Vec<_> = before.iter().map(|gap| gap.loss(now)).collect();
@@ -378,117 +377,6 @@ impl Catalog {
         self.lock = Some(lock);
     }
 
-    /// Makes the folder and the small files again where somebody deleted them.
-    fn renew(&mut self) -> Result<(), FileError> {
-        let path = self.dir.join("marks");
-        if self.marks.is_at(&path) {
-            return Ok(());
-        }
-        tracing::error!(
-            path = %self.dir.display(),
-            "the spool's folder was deleted while the gateway was running: making it again"
-        );
-        disk::create_dir(&self.dir).map_err(at(&self.dir))?;
-        if let Some(lock) = &mut self.lock {
-            let lock_path = self.dir.parent().unwrap_or(&self.dir).join("lock");
-            lock.renew().map_err(|error| FileError {
-                path: lock_path,
-                source: io::Error::other(error.to_string()),
-            })?;
-        }
-        // First the losses: the marks say that the folder is whole again.
-        self.losses.renew();
-        let losses = self.dir.join("losses");
-        self.losses.save_through().map_err(at(&losses))?;
-        let marks = self.current_marks();
-        let (mut file, _) = MarksFile::open(&path).map_err(at(&path))?;
-        file.write_through(&marks).map_err(at(&path))?;
-        disk::sync_dir(&self.dir).map_err(at(&self.dir))?;
-        self.marks = file;
-        Ok(())
-    }
-
-    /// The file that is being written was deleted. It can still be read, until it is closed: what
-    /// of it is not released is written again.
-    fn rescue(&mut self) -> Result<(), StoreError> {
-        self.renew().map_err(|error| StoreError::Io { path: error.path, source: error.source })?;
-        let Some(mut old) = self.generations.pop_back() else { return Ok(()) };
-        self.middle.set(None);
-        let from = self.head.max(old.first);
-        if from >= old.end {
-            return Ok(());
-        }
-        match self.write_again(&mut old, from) {
-            Ok(new) => {
-                tracing::warn!(
-                    batches = new.end - from,
-                    path = %new.dir().display(),
-                    "what was in a deleted file of the spool was still in memory and is written \
-                     again: nothing of it is lost"
-                );
-                self.generations.push_back(new);
-                Ok(())
-            }
-            Err(error) => {
-                self.generations.push_back(old);
-                Err(error)
-            }
-        }
-    }
-
-    fn write_again(&self, old: &mut Generation, from: Position) -> Result<Generation, StoreError> {
-        let mut new = Generation::create(&self.dir, from)?;
-        let copied = old.copy(&mut new, from, COUNTING);
-        if copied.is_err() {
-            let _ = fs::remove_dir_all(new.dir());
-        }
-        copied.map(|()| new)
-    }
-
-    /// Looks whether somebody has deleted something, at some of the generations each time. What is
-    /// gone is noted as lost; [`Self::take_untold`] tells.
-    ///
-    /// # Errors
-    /// When the folder is gone and cannot be made again.
-    pub(super) fn look(&mut self, now: f64) -> Result<(), FileError> {
-        let deleted = !self.marks.is_at(&self.dir.join("marks"));
-        if self.generations.back().is_some_and(|g| g.is_open() && !g.is_in_place()) {
-            self.rescue().map_err(|error| FileError {
-                path: self.dir.clone(),
-                source: io::Error::other(error.to_string()),
-            })?;
-        }
-        self.renew()?;
-        let count = self.generations.len();
-        let (from, some) = if deleted { (0, count) } else { (self.looked, LOOKED_AT.min(count)) };
-        let read_to = self.head.max(self.read_to);
-        let mut gone = 0;
-        for index in (from..from + some).map(|index| index % count.max(1)) {
-            let Some(generation) = self.generations.get_mut(index) else { break };
-            if generation.remaining(read_to).0 > 0 && !generation.is_in_place() {
-                generation.vanish(read_to);
-                gone += 1;
-            }
-        }
-        self.looked = (from + some) % count.max(1);
-        if gone > 0 {
-            tracing::error!(
-                folders = gone,
-                path = %self.dir.display(),
-                "parts of the spool were deleted while the gateway was running"
-            );
-            self.middle.set(None);
-            let found = self.find_losses(0, Position::MAX, now);
-            self.untold.extend(found);
-        }
-        Ok(())
-    }
-
-    /// The losses that were found since the last call and that nobody was told of.
-    pub(super) fn take_untold(&mut self) -> Vec<Loss> {
-        std::mem::take(&mut self.untold)
-    }
-
     /// Reads batches from `from` on, about `max_bytes` of memory, and what is lost among them.
     ///
     /// # Errors
@@ -532,40 +420,6 @@ impl Catalog {
         Ok(loaded)
     }
 
-    /// The losses between `from` and `to` that nobody has been told of. Their records last, or are
-    /// written as soon as the disk lets them.
-    fn find_losses(&mut self, from: Position, to: Position, now: f64) -> Vec<Loss> {
-        let head = self.head;
-        let mut found = Vec::new();
-        let mut told = Vec::new();
-        for (index, generation) in self.generations.iter_mut().enumerate() {
-            for missing in &mut generation.missing {
-                let concerns = missing.first < to && missing.end > from.max(head);
-                if concerns && !missing.reported {
-                    missing.reported = true;
-                    found.push(missing.loss(now));
-                    told.push(index);
-                }
-            }
-        }
-        if !found.is_empty() {
-            self.middle.set(None);
-            self.losses.add(found.iter().cloned());
-        }
-        match self.losses.is_dirty().then(|| self.losses.save_through()) {
-            Some(Err(error)) => {
-                tracing::warn!(%error, "a loss cannot be recorded on the disk yet");
-            }
-            // Not before: whoever reads the summary takes it that the record lasts.
-            _ => told
-                .iter()
-                .filter_map(|index| self.generations.get(*index))
-                .for_each(Generation::write_summary),
-        }
-        self.untold.extend(found);
-        self.take_untold()
-    }
-
     /// Everything up to and including `through` is settled.
     pub(super) fn release(&mut self, through: Position) {
         if self.generations.front().is_some_and(|front| front.end <= through) {
@@ -573,124 +427,6 @@ impl Catalog {
         }
         self.head = self.head.max(through.saturating_add(1));
         self.next = self.next.max(self.head);
-    }
-
-    /// Deletes the generations that are released; with `keep_open` not the one being written.
-    ///
-    /// # Errors
-    /// When the disk refuses; what could not be deleted is tried again the next time.
-    pub(super) fn reclaim(&mut self, keep_open: bool, now: f64) -> Result<(), FileError> {
-        loop {
-            let done = self
-                .generations
-                .front()
-                .is_none_or(|front| front.end > self.head || (keep_open && front.is_open()));
-            if done {
-                return Ok(());
-            }
-            self.delete_front(now)?;
-        }
-    }
-
-    /// Gives up the oldest generation: the last position in it and what was lost.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub(super) fn evict(
-        &mut self,
-        reason: LossReason,
-        now: f64,
-    ) -> Result<Option<(Position, Vec<Loss>)>, FileError> {
-        if self.generations.len() == 1 {
-            self.seal();
-        }
-        let head = self.head;
-        let Some(front) = self.generations.front_mut() else { return Ok(None) };
-        let through = front.end - 1;
-        let whole = head <= front.first && front.missing.is_empty();
-        let tallies = match front.tallies() {
-            Some(tallies) if whole => tallies,
-            summary => count(front, head).or(summary).unwrap_or_default(),
-        };
-        let shift = self.ages.corrected(front.first, 0.0);
-        let received = |times: (f64, f64)| (times.0 + shift, times.1 + shift);
-        let evicted: Vec<_> = tallies
-            .losses(reason, now)
-            .into_iter()
-            .map(|loss| Loss { received: loss.received.map(received), ..loss })
-            .collect();
-        let found = self.find_losses(head, through + 1, now);
-        self.untold.extend(found);
-        self.renew()?;
-        let path = self.dir.join("losses");
-        self.losses.give_up(through + 1, evicted.iter().cloned()).map_err(at(&path))?;
-        let mut losses = self.take_untold();
-        losses.extend(evicted);
-        self.release(through);
-        if let Err(error) = self.delete_front(now) {
-            // It is given up all the same; deleting it is tried again before anything else goes.
-            tracing::warn!(%error, "what was given up cannot be deleted from the spool yet");
-        }
-        Ok(Some((through, losses)))
-    }
-
-    fn delete_front(&mut self, now: f64) -> Result<(), FileError> {
-        // Before its folder goes, it must be safe that nobody will look for it.
-        let marks = self.current_marks();
-        self.marks.write_through(&marks).map_err(at(&self.dir.join("marks")))?;
-        let Some(front) = self.generations.front() else { return Ok(()) };
-        let name = generation::folder_name(front.first);
-        let target = if front.damaged {
-            self.dir.join(format!("damaged-{:.0}-{name}", now.max(0.0)))
-        } else {
-            self.dir.join(format!("trash-{name}"))
-        };
-        let renamed = fs::rename(front.dir(), &target);
-        let gone = renamed.as_ref().is_err_and(is_gone);
-        if !gone {
-            renamed.map_err(at(front.dir()))?;
-        }
-        let damaged = front.damaged;
-        // Closes the files.
-        self.generations.pop_front();
-        self.middle.set(None);
-        if gone {
-            tracing::debug!(name, "the folder was deleted by somebody else");
-        } else if damaged {
-            tracing::warn!(folder = %target.display(), "a damaged part of the spool is kept aside");
-            self.prune_damaged(DAMAGED_MAX);
-        } else {
-            fs::remove_dir_all(&target).map_err(at(&target))?;
-        }
-        Ok(())
-    }
-
-    /// Deletes the damaged folders that were kept aside. Whether there were any.
-    pub(super) fn drop_damaged(&mut self) -> bool {
-        let before = self.damaged_bytes;
-        self.prune_damaged(0);
-        before > self.damaged_bytes
-    }
-
-    fn prune_damaged(&mut self, keep: usize) {
-        let mut folders: Vec<(u64, PathBuf)> = fs::read_dir(&self.dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok()?;
-                let (time, _) = name.strip_prefix("damaged-")?.split_once('-')?;
-                Some((time.parse().ok()?, entry.path()))
-            })
-            .collect();
-        folders.sort();
-        let surplus = folders.len().saturating_sub(keep);
-        for (_, path) in folders.drain(..surplus) {
-            if let Err(error) = fs::remove_dir_all(&path) {
-                tracing::warn!(%error, path = %path.display(), "a damaged folder cannot be deleted");
-            }
-        }
-        self.damaged_bytes = folders.iter().map(|(_, path)| disk::allocated(path)).sum();
     }
 
     /// Writes how far everything has come; without a sync. Not vital, see `marks`.
@@ -731,20 +467,6 @@ pub(super) struct Loaded {
     pub(super) next: Position,
     /// What could not be read.
     pub(super) losses: Vec<Loss>,
-}
-
-/// Who has what in `generation` from `head` on, counted batch by batch.
-fn count(generation: &mut Generation, head: Position) -> Option<Tallies> {
-    let mut tallies = Tallies::default();
-    let mut batches = Vec::new();
-    let mut next = head.max(generation.first);
-    while next < generation.end {
-        (next, _) = generation.load(next, head, COUNTING, &mut batches).ok()?;
-        for (position, batch) in batches.drain(..) {
-            tallies.add(position, &batch);
-        }
-    }
-    Some(tallies)
 }
 
 /// The folders of generations below `dir`, oldest first. Finishes deletions.

@@ -9,6 +9,7 @@
 //! | `store` | the database: the only file that knows sled |
 //! | `chunk`, `record` | the bytes on the disk |
 //! | `marks`, `tally` | the two small files beside the databases |
+//! | `losses`, `unpublished` | the records of what was lost, until they are published |
 //! | `ages` | how old a batch is when the clock was wrong |
 //! | `disk` | lock, folders, sizes |
 //! | [`memory`] | a stand-in for tests, with faults to order |
@@ -22,6 +23,7 @@
 //! |---|---|---|
 //! | `lock` | one gateway at a time: held with `flock`, holds the process's number | text |
 //! | `spool/marks` | how far writing and releasing have come | `marks` |
+//! | `spool/losses` | what was lost and is not published yet | `losses` |
 //! | `spool/gen-<position>` | a generation, named by its first position | |
 //! | `…/db`, `conf`, `blobs` | its sled database, 0.34: values by slot, u64 big-endian from 0 | `store` |
 //! | `…/summary` | who has what in it, once it is complete; may be missing | `tally` |
@@ -31,10 +33,10 @@
 //! A value of the database is one piece of a *chunk* ([`chunk`]): a header with its place and its
 //! checksums, and part of a compressed body of *records* ([`record`]), one for each batch. Batches
 //! have *positions*, u64, each used once and for ever increasing; a chunk holds consecutive ones, a
-//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM1`, `tgG1`); a reader
+//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM1`, `tgG2`, `tgL1`); a reader
 //! passes over what it does not know as it would over damage, and never guesses.
 //!
-//! A generation ends at a 32nd of `spool.max_bytes`, but at least 256 KiB and at most 4 MiB, or when
+//! A generation ends at a 32nd of `spool.max_bytes`, but at least 256 KiB and at most 2 MiB, or when
 //! it spans a 16th of `spool.max_age`. It is written once, from front to back, and deleted whole:
 //! when all of it is released, or when a limit takes it. Nothing is rewritten in place but `marks`.
 //! Only the process that made a database has it open in sled; one that an earlier process left is
@@ -51,8 +53,15 @@
 //! - A generation is deleted by renaming it to `trash-…` first, so that half of one is never taken
 //!   for a whole.
 //!
-//! There is no room kept in reserve: on a full disk nothing is dropped that is not at a limit, what
-//! waits stays unacknowledged in memory, and the commit is tried again each second.
+//! - A loss is on record before anything of it is deleted.
+//!
+//! # When there is no room
+//!
+//! At `spool.max_bytes` (as the disk counts, besides about 16 KiB for the small files) the oldest
+//! generation goes or devices wait, as `when_full` says. At `spool.reserve`, as on a full disk,
+//! nothing is dropped: what waits stays unacknowledged in memory, and the commit is tried again each
+//! second. There is no ballast file, and a drain needs no room: folders are deleted, `marks` and
+//! `losses` are written in place.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -91,7 +100,7 @@ use crate::core::ids::Position;
 use crate::ports::{Clock, Health, Opened, Spool, SpoolEvent};
 
 /// Sizes of a generation in bytes. While one is written the database keeps most of it in memory,
-/// whatever its cache is set to.
+/// whatever its cache is set to; a smaller one costs more files and syncs for the same data.
 const GENERATION_MIN: u64 = 256 * 1024;
 const GENERATION_MAX: u64 = 2 * 1024 * 1024;
 /// A full spool has about this many generations: what is evicted at a time.

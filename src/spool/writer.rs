@@ -8,6 +8,8 @@
 //!
 //! Nothing leaves `pending` before it is durable or released, whatever fails.
 
+mod reserve;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,10 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::catalog::Catalog;
 use super::chunk::{self, Chunk};
-use super::disk;
 use super::inbox::{Command, Inbox, Taken, WakeFor};
 use super::pace::Pace;
-use crate::config::{SpoolSettings, WhenFull, units};
+use crate::config::{SpoolSettings, WhenFull};
 use crate::core::batch::{Batch, LossReason};
 use crate::core::ids::Position;
 use crate::ports::{Clock, Health, SpoolEvent};
@@ -37,8 +38,6 @@ const SHOW_BUSY: Duration = Duration::from_millis(100);
 const SHOW_QUIET: Duration = Duration::from_secs(1);
 /// How often it is made sure that nobody has deleted the files.
 const LOOK: Duration = Duration::from_secs(1);
-/// The reserve is this part of the file system at most.
-const RESERVE_PART: u64 = 20;
 /// What the disk may take for a value besides its own bytes, and for a commit.
 const VALUE_COST: u64 = 160;
 const COMMIT_COST: u64 = 64 * 1024;
@@ -388,38 +387,6 @@ impl Writer {
         }
         self.respect_reserve(need, wall)?;
         Ok(true)
-    }
-
-    /// Sees to it that `need` more bytes leave the rest of the system its part. Nothing is evicted
-    /// for that: another program's files must not cost what was acknowledged.
-    fn respect_reserve(&mut self, need: u64, wall: f64) -> Result<(), String> {
-        let (reserve, free) = self.room(need);
-        if free >= reserve {
-            return Ok(());
-        }
-        // What is of no more use goes.
-        self.catalog.drop_damaged();
-        self.catalog.reclaim(false, wall).map_err(|error| error.to_string())?;
-        let (reserve, free) = self.room(need);
-        if free >= reserve {
-            return Ok(());
-        }
-        Err(format!(
-            "{}: {} are free on this file system, and spool.reserve leaves {} of it to the rest of \
-             the system. Make room there or set a lower reserve",
-            self.catalog.dir().display(),
-            units::format_size(free.saturating_add(need)),
-            units::format_size(reserve),
-        ))
-    }
-
-    /// The reserve, and what would be free with `need` more bytes written. Asked anew each time:
-    /// that takes a microsecond, and a commit takes an fsync.
-    fn room(&self, need: u64) -> (u64, u64) {
-        // Where the file system does not say, the write will.
-        let Ok(space) = disk::space(self.catalog.dir()) else { return (0, 0) };
-        let reserve = self.limits.reserve.min(space.total / RESERVE_PART);
-        (reserve, space.free.saturating_sub(need))
     }
 
     fn evict(&mut self, reason: LossReason, wall: f64) -> Result<(), String> {

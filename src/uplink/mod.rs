@@ -29,6 +29,7 @@ mod dial;
 mod inflight;
 mod lost;
 mod mqtt;
+mod pipe;
 mod reason;
 mod session;
 mod tls;
@@ -52,13 +53,15 @@ use self::lost::Lost;
 use self::mqtt::{Description, Wire};
 use self::session::Session;
 pub use self::tls::TlsError;
-use self::topics::Topics;
+use self::topics::{Topics, publishable};
 use crate::config::{Mqtt, PayloadFormat};
 use crate::core::backoff::Backoff;
 use crate::core::batch::Batch;
 use crate::core::payload;
 use crate::metrics::Metrics;
-use crate::ports::{Announcement, Clock, Health, Publisher, Token, UplinkEvent, UplinkState};
+use crate::ports::{
+    self, Announcement, Clock, Health, Publisher, Receipt, Token, UplinkEvent, UplinkState,
+};
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -68,6 +71,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Longest `mqtt.prefix` in bytes: leaves room in the 65 535 of a topic for a device and a name.
 const MAX_PREFIX: usize = 60_000;
+
+/// Longest correlation data: MQTT counts its bytes in 16 bits.
+const MAX_CORRELATION: usize = 65_535;
 
 /// Scratch space for payloads that grew beyond this is given back.
 const SCRATCH: usize = 256 * 1024;
@@ -321,6 +327,7 @@ impl Publisher for MqttPublisher {
             wire.describes().then(|| Description {
                 user_properties: payload::properties(gateway, batch, spooled),
                 content_type,
+                correlation: None,
             })
         };
         let settled = if self.settings.payload == PayloadFormat::Value {
@@ -363,6 +370,46 @@ impl Publisher for MqttPublisher {
         let topic = self.topics.below(&topic);
         self.announcements.push(Message { topic, payload: payload.into(), retain });
         self.report_dropped();
+    }
+
+    fn send_room(&self) -> usize {
+        match &self.state {
+            State::Online(session) => session.letter_room(),
+            _ => 0,
+        }
+    }
+
+    fn send(&mut self, token: Token, message: ports::Message) {
+        let State::Online(session) = &mut self.state else {
+            debug_assert!(false, "sent without room");
+            return;
+        };
+        let ports::Message { topic, absolute, payload, correlation, content_type } = message;
+        let too_long = correlation.as_ref().is_some_and(|data| data.len() > MAX_CORRELATION);
+        let submitted = match publishable(&topic) {
+            Err(problem) => Err(problem.to_owned()),
+            Ok(()) if too_long => {
+                Err(format!("the correlation data is longer than {MAX_CORRELATION} bytes"))
+            }
+            Ok(()) => {
+                let topic = if absolute { topic.into() } else { self.topics.below(&topic) };
+                let description = self.wire.describes().then(|| Description {
+                    user_properties: Vec::new(),
+                    content_type,
+                    correlation,
+                });
+                let message = self.wire.publish(topic, payload.into(), false, description);
+                session.submit_letter(token, message)
+            }
+        };
+        if let Err(reason) = submitted {
+            self.events.push_back(UplinkEvent::SendRefused { token, reason });
+        }
+    }
+
+    fn confirm(&mut self, receipt: Receipt) {
+        // No requests are subscribed to.
+        debug_assert!(false, "receipt {receipt} was never given out");
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<UplinkEvent> {

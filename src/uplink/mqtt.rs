@@ -266,6 +266,7 @@ impl Wire {
                 properties: described.map(|described| v5::PublishProperties {
                     user_properties: described.user_properties,
                     content_type: described.content_type.map(str::to_owned),
+                    correlation_data: described.correlation.map(Bytes::from),
                     ..v5::PublishProperties::default()
                 }),
             }),
@@ -395,12 +396,14 @@ impl Wire {
 }
 
 /// What MQTT 5 says about a payload beside it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Description {
     /// For programs.
     pub(super) user_properties: Vec<(String, String)>,
     /// The payload's media type.
     pub(super) content_type: Option<&'static str>,
+    /// What a requester recognises the answer by.
+    pub(super) correlation: Option<Vec<u8>>,
 }
 
 fn pub_ack(pkid: u16, reason: u8, text: Option<String>) -> Result<Incoming, WireError> {
@@ -572,6 +575,7 @@ mod tests {
         let described = Description {
             user_properties: vec![("epoch".into(), "7".into())],
             content_type: Some("application/senml+json"),
+            correlation: Some(vec![1, 2, 3]),
         };
         for wire in [V4, V5] {
             for payload in [0, 1, 100, 200, 20_000] {

@@ -3,7 +3,7 @@
 //! ```text
 //! submit ──► backlog ──► in flight ──► outbox ──► socket     one write per round
 //!                            ▲
-//! announcements ─────────────┘         inbox ◄── socket      read until there is no more
+//! announcements, letters ────┘         inbox ◄── socket      read until there is no more
 //! ```
 //!
 //! Nothing here outlives the connection: when it ends, everything in flight is forgotten and
@@ -14,26 +14,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-use super::announce::{Announcements, Message};
-use super::dial::{Dialled, Stream};
+use super::announce::{Announcements, Message, Number};
+use super::dial::Dialled;
 use super::lost::Lost;
 use super::mqtt::{Incoming, Limits, Outgoing, Wire};
+use super::pipe::Pipe;
 use super::reason;
 use super::window::{Owner, Window};
 use crate::config::Mqtt;
 use crate::ports::{DownCause, Token, UplinkEvent};
-
-/// From this many unwritten bytes on nothing more is taken: one full write, and the bound on what
-/// a broker that does not read can make us hold.
-const OUTBOX_FULL: usize = 64 * 1024;
-
-/// The read buffer: small until the broker fills it.
-const INBOX: usize = 2 * 1024;
-const INBOX_BUSY: usize = 16 * 1024;
 
 /// A broker that sends without end gets this many reads per round; the rest waits its turn.
 const READS_PER_ROUND: usize = 16;
@@ -41,32 +32,33 @@ const READS_PER_ROUND: usize = 16;
 /// A connection that lasted this long has proved itself even without a batch.
 const PROVEN_AFTER: Duration = Duration::from_secs(10);
 
+/// Most letters that are handed over and not answered.
+const LETTERS: usize = 32;
+
 /// The timer while there is nothing to wait for.
 const NO_DEADLINE: Duration = Duration::from_secs(86_400);
 
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) struct Session {
-    stream: Stream,
+    pipe: Pipe,
     wire: Wire,
     limits: Limits,
     window: Window,
     ack_timeout: Duration,
     keep_alive: Option<Duration>,
-    inbox: BytesMut,
-    /// How much room the next read gets.
-    read_size: usize,
-    outbox: BytesMut,
-    /// Whether bytes may still be inside the TLS layer.
-    unflushed: bool,
     /// Messages that wait for the window; only batches of several messages come here.
     backlog: VecDeque<(Outgoing, Token)>,
     groups: HashMap<Token, Group>,
     /// Messages per batch lately; 1 unless batches are several messages.
     per_batch: usize,
+    /// Messages of the engine's own that wait for the window.
+    letters: VecDeque<(Token, Outgoing)>,
+    letters_in_flight: usize,
+    /// The last message that belongs to no batch was a letter, not an announcement.
+    letter_last: bool,
     proven: bool,
     since: Instant,
-    last_write: Instant,
     pinged: Option<Instant>,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
@@ -87,22 +79,20 @@ impl Session {
         let own = settings.keep_alive.as_secs().min(u64::from(u16::MAX));
         let keep_alive = limits.keep_alive.map_or(own, u64::from);
         Self {
-            stream: dialled.stream,
+            pipe: Pipe::new(dialled.stream, dialled.inbox),
             wire: Wire::new(settings.version),
             limits,
             window: Window::new(settings.max_inflight.min(limits.receive_max)),
             ack_timeout: settings.ack_timeout,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive)),
-            inbox: dialled.inbox,
-            read_size: INBOX,
-            outbox: BytesMut::new(),
-            unflushed: false,
             backlog: VecDeque::new(),
             groups: HashMap::new(),
             per_batch: 1,
+            letters: VecDeque::new(),
+            letters_in_flight: 0,
+            letter_last: false,
             proven: false,
             since: now,
-            last_write: now,
             pinged: None,
             timer: Box::pin(tokio::time::sleep_until(now)),
             timer_at: now,
@@ -111,18 +101,23 @@ impl Session {
 
     /// Sends the first announcements, so that they are ahead of any batch.
     pub(super) fn greet(&mut self, announcements: &mut Announcements) {
-        self.send_announcements(announcements);
+        self.send_others(announcements);
     }
 
     /// Batches that may be submitted now.
     pub(super) fn room(&self) -> usize {
-        if !self.backlog.is_empty() || self.outbox.len() >= OUTBOX_FULL {
+        if !self.backlog.is_empty() || self.pipe.is_full() {
             return 0;
         }
         match self.window.room() {
             0 => 0,
             room => (room / self.per_batch).max(1),
         }
+    }
+
+    /// Letters that may be submitted now.
+    pub(super) fn letter_room(&self) -> usize {
+        LETTERS.saturating_sub(self.letters.len() + self.letters_in_flight)
     }
 
     /// Messages without PUBACK.
@@ -178,6 +173,16 @@ impl Session {
         None
     }
 
+    /// Takes a message of the engine's own.
+    ///
+    /// # Errors
+    /// Why the broker could never take it.
+    pub(super) fn submit_letter(&mut self, token: Token, message: Outgoing) -> Result<(), String> {
+        self.check_size(&message)?;
+        self.letters.push_back((token, message));
+        Ok(())
+    }
+
     /// Receives, sends, and watches the deadlines. What became of batches goes to `events`; when
     /// there is any, nothing is written yet, so that the answer to it can join the same write.
     ///
@@ -201,7 +206,7 @@ impl Session {
             if self.backlog.is_empty() {
                 self.window.pass();
             }
-            self.send_announcements(announcements);
+            self.send_others(announcements);
         }
         self.watch(cx)?;
         self.transmit(cx, announcements, events)?;
@@ -214,14 +219,10 @@ impl Session {
     /// Writes DISCONNECT and all before it, and closes the stream.
     pub(super) fn poll_goodbye(&mut self, cx: &mut Context<'_>, said: &mut bool) -> Poll<()> {
         if !*said {
-            Wire::disconnect(&mut self.outbox);
+            Wire::disconnect(&mut self.pipe.outbox);
             *said = true;
         }
-        match self.write(cx) {
-            Err(_) => Poll::Ready(()),
-            Ok(()) if !self.outbox.is_empty() || self.unflushed => Poll::Pending,
-            Ok(()) => Pin::new(&mut self.stream).poll_shutdown(cx).map(drop),
-        }
+        self.pipe.poll_finish(cx)
     }
 
     fn check_size(&self, message: &Outgoing) -> Result<(), String> {
@@ -234,38 +235,54 @@ impl Session {
 
     /// Only with a free place.
     fn send(&mut self, message: Outgoing, owner: Owner) {
-        let before = self.outbox.len();
+        let before = self.pipe.outbox.len();
         let Some(pkid) = self.window.send(owner) else { return };
-        if message.write(pkid, &mut self.outbox).is_err() {
+        if message.write(pkid, &mut self.pipe.outbox).is_err() {
             // Sizes are checked before and the identifier is not 0, so nothing fails; if it did,
             // the message would stay unanswered and the connection end by its deadline.
-            self.outbox.truncate(before);
+            self.pipe.outbox.truncate(before);
         }
     }
 
     fn send_backlog(&mut self) {
-        while self.window.free() > 0 && self.outbox.len() < OUTBOX_FULL {
+        while self.window.free() > 0 && !self.pipe.is_full() {
             let Some((message, token)) = self.backlog.pop_front() else { break };
             self.send(message, Owner::Part(token));
         }
     }
 
-    fn send_announcements(&mut self, announcements: &mut Announcements) {
-        while announcements.is_waiting()
-            && self.window.lets_announce()
-            && self.outbox.len() < OUTBOX_FULL
-        {
-            let Some((number, message)) = announcements.take() else { break };
-            let Message { topic, payload, retain } = message;
-            let retain = retain && self.limits.retain_available;
-            let outgoing = self.wire.publish(topic, payload, retain, None);
-            if let Err(problem) = self.check_size(&outgoing) {
-                tracing::warn!(reason = problem, "an announcement cannot be sent; it is dropped");
-                announcements.answered(number);
-                continue;
+    /// Letters and announcements in turns, as far as there is room for them.
+    fn send_others(&mut self, announcements: &mut Announcements) {
+        while self.window.lets_others() && !self.pipe.is_full() {
+            let letters_turn = !self.letter_last || !announcements.is_waiting();
+            let letter = if letters_turn { self.letters.pop_front() } else { None };
+            if let Some((token, letter)) = letter {
+                self.letter_last = true;
+                self.letters_in_flight += 1;
+                self.send(letter, Owner::Letter(token));
+            } else {
+                self.letter_last = false;
+                let Some((number, message)) = announcements.take() else { break };
+                self.send_announcement(number, message, announcements);
             }
-            self.send(outgoing, Owner::Announcement(number));
         }
+    }
+
+    fn send_announcement(
+        &mut self,
+        number: Number,
+        message: Message,
+        announcements: &mut Announcements,
+    ) {
+        let Message { topic, payload, retain } = message;
+        let retain = retain && self.limits.retain_available;
+        let outgoing = self.wire.publish(topic, payload, retain, None);
+        if let Err(problem) = self.check_size(&outgoing) {
+            tracing::warn!(reason = problem, "an announcement cannot be sent; it is dropped");
+            announcements.answered(number);
+            return;
+        }
+        self.send(outgoing, Owner::Announcement(number));
     }
 
     /// Reads until there is nothing more.
@@ -278,19 +295,9 @@ impl Session {
         // What came behind CONNACK, or was left by a broken write.
         self.decode(announcements, events)?;
         for _ in 0..READS_PER_ROUND {
-            self.inbox.reserve(self.read_size);
-            let read = std::pin::pin!(self.stream.read_buf(&mut self.inbox)).poll(cx);
-            match read {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(Lost::closed()),
-                Poll::Ready(Ok(read)) => {
-                    if read >= self.read_size {
-                        self.read_size = INBOX_BUSY;
-                    }
-                    self.decode(announcements, events)?;
-                }
-                Poll::Ready(Err(error)) => return Err(Lost::io(&error)),
-            }
+            let Poll::Ready(read) = self.pipe.poll_read(cx) else { return Ok(()) };
+            read?;
+            self.decode(announcements, events)?;
         }
         cx.waker().wake_by_ref();
         Ok(())
@@ -303,7 +310,7 @@ impl Session {
     ) -> Result<(), Lost> {
         let now = Instant::now();
         loop {
-            let incoming = self.wire.decode(&mut self.inbox);
+            let incoming = self.wire.decode(&mut self.pipe.inbox);
             match incoming.map_err(|error| Lost::silent(error.to_string()))? {
                 None => break,
                 Some(Incoming::PubAck { pkid, reason, text }) => {
@@ -315,8 +322,8 @@ impl Session {
                 // Nothing is subscribed to yet; a broker that sends all the same gets its answer.
                 Some(Incoming::Publish { pkid }) => {
                     if let Some(pkid) = pkid {
-                        if self.outbox.len() < OUTBOX_FULL {
-                            Wire::puback(pkid, &mut self.outbox);
+                        if !self.pipe.is_full() {
+                            Wire::puback(pkid, &mut self.pipe.outbox);
                         }
                     }
                 }
@@ -328,6 +335,7 @@ impl Session {
                 }
             }
         }
+        self.pipe.shrink_inbox();
         Ok(())
     }
 
@@ -346,6 +354,10 @@ impl Session {
         };
         let token = match owner {
             Owner::Batch(token) | Owner::Part(token) => token,
+            Owner::Letter(token) => {
+                self.letters_in_flight -= 1;
+                token
+            }
             Owner::Announcement(number) => {
                 if let Some(refusal) = refusal {
                     tracing::warn!(reason = refusal, "the broker refuses an announcement");
@@ -362,11 +374,15 @@ impl Session {
         self.proven |= refusal.is_none();
         let fate = match owner {
             Owner::Part(_) => self.group_answered(token, refusal),
+            Owner::Letter(_) => Some(match refusal {
+                Some(reason) => UplinkEvent::SendRefused { token, reason },
+                None => UplinkEvent::Sent(token),
+            }),
             _ => Some(Group { unanswered: 0, refusal }.fate(token)),
         };
         events.extend(fate);
-        // A reading's place may go to an announcement: each in turn.
-        self.send_announcements(announcements);
+        // A reading's place may go to another message: each in turn.
+        self.send_others(announcements);
         Ok(())
     }
 
@@ -389,39 +405,12 @@ impl Session {
         announcements: &mut Announcements,
         events: &mut VecDeque<UplinkEvent>,
     ) -> Result<(), Lost> {
-        let Err(lost) = self.write(cx) else { return Ok(()) };
+        let Err(lost) = self.pipe.write(cx) else { return Ok(()) };
         match self.receive(cx, announcements, events) {
             Err(said) if said.cause == DownCause::PacketRefused => Err(said),
             Err(said) if said.cause == DownCause::ClosedByBroker => Err(said),
             _ => Err(lost),
         }
-    }
-
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
-        while !self.outbox.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.outbox) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(Lost::closed()),
-                Poll::Ready(Ok(written)) => {
-                    self.outbox.advance(written);
-                    self.unflushed = true;
-                    self.last_write = Instant::now();
-                }
-                Poll::Ready(Err(error)) => return Err(Lost::io(&error)),
-            }
-        }
-        if self.outbox.is_empty() && self.outbox.capacity() > 4 * OUTBOX_FULL {
-            // One huge message does not keep its memory.
-            self.outbox = BytesMut::new();
-        }
-        if self.unflushed {
-            match Pin::new(&mut self.stream).poll_flush(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(error)) => return Err(Lost::io(&error)),
-            }
-        }
-        Ok(())
     }
 
     /// Acts on deadlines that have passed and sees to it that the next one wakes the task. The
@@ -451,7 +440,7 @@ impl Session {
         let acknowledgement = self.window.waiting_since().map(|since| since + self.ack_timeout);
         let ping = match (self.pinged, self.keep_alive) {
             (Some(sent), _) => Some(sent + self.ack_timeout),
-            (None, Some(keep_alive)) => Some(self.last_write + keep_alive),
+            (None, Some(keep_alive)) => Some(self.pipe.last_write() + keep_alive),
             (None, None) => None,
         };
         [acknowledgement, ping].into_iter().flatten().min()
@@ -467,8 +456,8 @@ impl Session {
             (Some(sent), _) if sent + limit <= now => {
                 return Err(Lost::silent(format!("no PINGRESP within {seconds} s")));
             }
-            (None, Some(keep_alive)) if self.last_write + keep_alive <= now => {
-                Wire::ping(&mut self.outbox);
+            (None, Some(keep_alive)) if self.pipe.last_write() + keep_alive <= now => {
+                Wire::ping(&mut self.pipe.outbox);
                 self.pinged = Some(now);
             }
             _ => {}

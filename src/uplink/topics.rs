@@ -46,9 +46,33 @@ impl Topics {
     }
 }
 
+/// Whether messages can be published on `topic` (MQTT 5 section 4.7).
+///
+/// # Errors
+/// Why not.
+pub(super) fn publishable(topic: &str) -> Result<(), &'static str> {
+    match topic.len() {
+        0 => Err("the topic is empty"),
+        1..=65_535 if topic.contains(['+', '#']) => Err("the topic holds a wildcard, + or #"),
+        1..=65_535 if topic.contains('\0') => Err("the topic holds a NUL character"),
+        1..=65_535 => Ok(()),
+        _ => Err("the topic is longer than 65535 bytes"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_plain_topic_can_be_published_to() {
+        for topic in ["a", "a/b", "/", "ä", "$share/x", &"x".repeat(65_535)] {
+            assert_eq!(publishable(topic), Ok(()));
+        }
+        for topic in ["", "a/+", "#", "a+b", "a\0", &"x".repeat(65_536)] {
+            assert!(publishable(topic).is_err(), "{:?}", topic.get(..9));
+        }
+    }
 
     #[test]
     fn topics_lie_below_the_prefix() {

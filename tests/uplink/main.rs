@@ -9,6 +9,8 @@ mod files;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod letters;
+#[cfg(test)]
 mod mosquitto;
 #[cfg(test)]
 mod window;

@@ -6,6 +6,7 @@ mod damage;
 mod full_disk;
 mod limits;
 mod losses;
+mod measure;
 mod power_cut;
 mod reserve;
 mod support;
