@@ -57,7 +57,8 @@ pub(super) struct Scan {
 
 /// Finds the whole chunks in the database file below `dir`. A file that is not there holds none.
 pub(super) fn scan(dir: &Path) -> io::Result<Scan> {
-    let file = match File::open(dir.join("db")) {
+    let path = dir.join("db");
+    let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(Scan::default()),
         Err(error) => return Err(error),
@@ -67,7 +68,7 @@ pub(super) fn scan(dir: &Path) -> io::Result<Scan> {
     let mut window = Vec::with_capacity(WINDOW + VALUE_MAX);
     let mut offset = 0;
     loop {
-        let filled = fill(&file, offset, &mut window, &mut scan.unreadable)?;
+        let filled = fill(&file, &path, offset, &mut window, &mut scan.unreadable)?;
         // A piece that begins in the last bytes may end in the next window.
         let limit = if filled { WINDOW } else { window.len() };
         for (at, header) in chunk::find_pieces(&window, limit) {
@@ -99,6 +100,7 @@ fn next_data(file: &File, offset: u64) -> u64 {
 /// Reads a window and the beginning of the next. Whether the file goes on behind it.
 fn fill(
     file: &File,
+    path: &Path,
     offset: u64,
     window: &mut Vec<u8>,
     unreadable: &mut usize,
@@ -114,7 +116,7 @@ fn fill(
             }
             Ok(read) => len += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_damage(&error) => {
+            Err(error) if is_damage(&error, path) => {
                 *unreadable += 1;
                 let skipped = SECTOR - len % SECTOR;
                 if let Some(bytes) = rest.get_mut(..skipped.min(rest.len())) {
@@ -173,10 +175,12 @@ fn assemble(mut pieces: Vec<(Header, (u64, usize))>) -> Vec<Place> {
     places
 }
 
-/// Whether the disk has something else than was written, or nothing at all.
-pub(super) fn is_damage(error: &io::Error) -> bool {
+/// Whether reading the file at `path` failed because the disk has something else than was written,
+/// or nothing at all, in that place. Not where the whole disk is away: what is on it may come back.
+pub(super) fn is_damage(error: &io::Error, path: &Path) -> bool {
+    let of_the_device = |error: &io::Error| error.raw_os_error() == Some(Errno::IO.raw_os_error());
     error.kind() == io::ErrorKind::UnexpectedEof
-        || error.raw_os_error() == Some(Errno::IO.raw_os_error())
+        || (of_the_device(error) && !File::open(path).is_err_and(|error| of_the_device(&error)))
 }
 
 pub(super) fn is_gone(error: &io::Error) -> bool {

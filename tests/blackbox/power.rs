@@ -13,7 +13,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use crate::harness::{
-    Books, Broker, Disk, Fleet, Gateway, Proxy, Setup, Witnessed, drained, long_factor, seeded,
+    Balance, Books, Broker, Disk, Fleet, Gateway, Proxy, Setup, Witnessed, drained, long_factor,
+    seeded,
 };
 
 const ROUNDS: usize = 12;
@@ -61,14 +62,28 @@ async fn moment(random: &mut StdRng, max_ms: u64) {
 #[tokio::test]
 async fn after_power_cuts_at_any_moment_every_acknowledged_batch_arrives() {
     let mut random = seeded();
-    let Some(mut bench) = Bench::start(None).await else { return };
+    let (mut kinds, mut acked, mut repeated) = ([0; 3], 0, 0);
+    for _ in 0..long_factor() {
+        let Some(total) = a_dozen_cuts(&mut random, &mut kinds).await else { return };
+        acked += total.acked;
+        repeated += total.repeated;
+    }
+    let [spooling, draining, starting] = kinds;
+    eprintln!(
+        "cuts: {spooling} while spooling, {draining} while draining, {starting} and again while \
+         starting; {acked} batches acknowledged, none lost, {repeated} repeated"
+    );
+    assert!(spooling > 0 && draining > 0 && starting > 0);
+}
+
+/// Cuts the power a dozen times and counts at what in `kinds`; the books balance.
+async fn a_dozen_cuts(random: &mut StdRng, kinds: &mut [u32; 3]) -> Option<Balance> {
+    let mut bench = Bench::start(None).await?;
     bench.broker.kill();
     let fleet = Fleet::start(&bench.gateway, DEVICES, PACE);
-    let rounds = ROUNDS * long_factor();
-    let mut kinds = [0; 3];
-    for round in 0..rounds {
+    for round in 0..ROUNDS {
         fleet.advance(random.random_range(1..400)).await;
-        moment(&mut random, 50).await;
+        moment(random, 50).await;
         // Most while spooling; each of the others at least once in a dozen.
         let kind = if random.random_bool(0.1) { random.random_range(1..3) } else { round % 6 };
         match kind {
@@ -77,17 +92,17 @@ async fn after_power_cuts_at_any_moment_every_acknowledged_batch_arrives() {
                 bench.broker.restart().await;
                 let begun = |all: &[Witnessed]| all[before..].iter().any(Witnessed::is_readings);
                 bench.proxy.until("the drain has begun", begun).await;
-                moment(&mut random, 60).await;
-                bench.cut(&mut random).await;
+                moment(random, 60).await;
+                bench.cut(random).await;
                 bench.broker.kill();
             }
             2 => {
-                bench.cut(&mut random).await;
+                bench.cut(random).await;
                 bench.gateway.spawn();
-                moment(&mut random, 120).await;
-                bench.cut(&mut random).await;
+                moment(random, 120).await;
+                bench.cut(random).await;
             }
-            _ => bench.cut(&mut random).await,
+            _ => bench.cut(random).await,
         }
         kinds[if kind > 2 { 0 } else { kind }] += 1;
         bench.gateway.start().await;
@@ -95,19 +110,14 @@ async fn after_power_cuts_at_any_moment_every_acknowledged_batch_arrives() {
     }
     bench.broker.restart().await;
     let total = fleet.settle(&bench.proxy).await;
-    let [spooling, draining, starting] = kinds;
-    eprintln!(
-        "{rounds} cuts: {spooling} while spooling, {draining} while draining, {starting} and again \
-         while starting; {total:?}"
-    );
-    assert!(total.acked > 50 * rounds as u64 && draining > 0 && starting > 0);
+    assert!(total.acked > 50 * ROUNDS as u64, "{total:?}");
     drained(&bench.gateway).await;
-    let status = bench.gateway.status().await;
-    assert_eq!(status["spool"]["lost_readings"], 0);
+    assert_eq!(bench.gateway.status().await["spool"]["lost_readings"], 0);
     let told = bench
         .proxy
         .look(|all| all.iter().filter(|seen| seen.publish.topic.ends_with("/losses")).count());
     assert_eq!(told, 0, "nothing was lost at any time");
+    Some(total)
 }
 
 /// Cuts the power once under load, and says what became of the batches.

@@ -23,7 +23,7 @@ pub(crate) use device::{Connector, Device, FromGateway, Refusal, hello, pack, re
 pub(crate) use disk::Disk;
 pub(crate) use gateway::{Gateway, Setup};
 pub(crate) use http::{Response, raw};
-pub(crate) use load::Fleet;
+pub(crate) use load::{Balance, Fleet};
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
 pub(crate) use subscriber::Subscriber;
 
