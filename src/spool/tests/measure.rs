@@ -50,7 +50,7 @@ fn what_a_flood_costs_in_writes_and_memory() {
 #[ignore = "a measurement"]
 fn what_many_generations_cost() {
     let dir = tempfile::tempdir().unwrap();
-    let count = 1000;
+    let count = 300;
     for number in 0..count {
         Bench::open(dir.path(), &settings()).store([batch(number)]);
     }
