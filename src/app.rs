@@ -54,7 +54,10 @@ pub enum AppError {
     #[error("{0}")]
     Configuration(Faults),
     /// The data directory cannot be made.
-    #[error("gateway.data_dir: {path} cannot be created: {error}")]
+    #[error(
+        "gateway.data_dir: {path} cannot be created: {error}. The disk below it must be there, and \
+         this user must be able to write to it; or set another folder"
+    )]
     DataDir {
         /// The setting.
         path: PathBuf,

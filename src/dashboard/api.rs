@@ -26,7 +26,7 @@ pub(super) async fn healthz() -> Response<Body> {
     json(&Alive { status: "ok" })
 }
 
-/// 200 when devices can connect and what they send can be kept.
+/// 200 when devices can connect and what they send can be kept; else 503 and why.
 pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>, Refusal> {
     #[derive(Serialize)]
     struct Ready {
@@ -37,7 +37,12 @@ pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>
     if !context.listening.load(Ordering::Acquire) {
         return unready("not listening for devices: starting or stopping");
     }
-    if !context.health.spool().open {
+    let spool = context.health.spool();
+    // First, because it says more: a spool that has failed for good is not open either.
+    if let Some(fault) = &spool.fault {
+        return unready(fault);
+    }
+    if !spool.open {
         return unready("the spool is not open");
     }
     Ok(json(&Ready { status: "ready" }))

@@ -478,7 +478,11 @@ fn list(dir: &Path) -> Result<Vec<(Position, PathBuf)>, FileError> {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if let Some(first) = generation::parse_folder_name(&name) {
-            folders.push((first, entry.path()));
+            // An empty one was never a generation; taken for one, it would end the one before it.
+            // Only an empty folder lets itself be removed, and a file is none.
+            if fs::remove_dir(entry.path()).is_err() && entry.path().is_dir() {
+                folders.push((first, entry.path()));
+            }
         } else if name.starts_with("trash-") {
             let _ = fs::remove_dir_all(entry.path());
         }

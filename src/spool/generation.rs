@@ -408,7 +408,7 @@ impl Generation {
                     let mut value = vec![0; *len];
                     match file.read_exact_at(&mut value, *offset) {
                         Ok(()) => values.push(value),
-                        Err(error) if is_damage(&error) => return Ok(None),
+                        Err(error) if is_damage(&error, &self.dir.join("db")) => return Ok(None),
                         Err(error) => return Err(error),
                     }
                 }

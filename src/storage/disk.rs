@@ -113,11 +113,16 @@ pub(crate) fn space(path: &Path) -> io::Result<Space> {
     Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
 }
 
-/// Whether `path` still leads to the open `file`.
+/// Whether `path` still leads to the open `file`. A disk that does not answer has deleted nothing.
 #[must_use]
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
-    (open.dev(), open.ino()) == (there.dev(), there.ino())
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        (_, Err(error)) => {
+            !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        }
+        (Err(_), _) => true,
+    }
 }
 
 /// What `path` and everything below it take on the disk, in bytes: blocks, not lengths. What

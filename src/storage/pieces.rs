@@ -6,6 +6,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
 use super::store::VALUE_MAX;
 
 /// Bytes of a file in memory while it is scanned; a value may reach beyond.
@@ -55,7 +58,8 @@ pub(crate) fn for_each_window(
     dir: &Path,
     mut each: impl FnMut(u64, &[u8], usize),
 ) -> io::Result<usize> {
-    let file = match File::open(dir.join("db")) {
+    let path = dir.join("db");
+    let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if is_gone(&error) => return Ok(0),
         Err(error) => return Err(error),
@@ -64,19 +68,32 @@ pub(crate) fn for_each_window(
     let mut window = Vec::with_capacity(WINDOW + VALUE_MAX);
     let mut offset = 0;
     loop {
-        let filled = fill(&file, offset, &mut window, &mut unreadable)?;
+        let filled = fill(&file, &path, offset, &mut window, &mut unreadable)?;
         let limit = if filled { WINDOW } else { window.len() };
         each(offset, &window, limit);
         if !filled {
             return Ok(unreadable);
         }
-        offset += WINDOW as u64;
+        offset = next_data(&file, offset + WINDOW as u64);
     }
+}
+
+/// Where the file has something at `offset` or after it, in whole windows: a hole of any size costs
+/// no time. `offset` itself where the file system cannot tell.
+fn next_data(file: &File, offset: u64) -> u64 {
+    let data = match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        Ok(data) => data,
+        // Nothing up to the end.
+        Err(Errno::NXIO) => file.metadata().map_or(offset, |metadata| metadata.len()),
+        Err(_) => offset,
+    };
+    offset.max(data - data % WINDOW as u64)
 }
 
 /// Reads a window and the beginning of the next. Whether the file goes on behind it.
 fn fill(
     file: &File,
+    path: &Path,
     offset: u64,
     window: &mut Vec<u8>,
     unreadable: &mut usize,
@@ -92,7 +109,7 @@ fn fill(
             }
             Ok(read) => len += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_damage(&error) => {
+            Err(error) if is_damage(&error, path) => {
                 *unreadable += 1;
                 let skipped = SECTOR - len % SECTOR;
                 if let Some(bytes) = rest.get_mut(..skipped.min(rest.len())) {
@@ -106,10 +123,12 @@ fn fill(
     Ok(true)
 }
 
-/// Whether the disk has something else than was written, or nothing at all.
-pub(crate) fn is_damage(error: &io::Error) -> bool {
+/// Whether reading the file at `path` failed because the disk has something else than was written,
+/// or nothing at all, in that place. Not where the whole disk is away: what is on it may come back.
+pub(crate) fn is_damage(error: &io::Error, path: &Path) -> bool {
+    let of_the_device = |error: &io::Error| error.raw_os_error() == Some(Errno::IO.raw_os_error());
     error.kind() == io::ErrorKind::UnexpectedEof
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        || (of_the_device(error) && !File::open(path).is_err_and(|error| of_the_device(&error)))
 }
 
 pub(crate) fn is_gone(error: &io::Error) -> bool {

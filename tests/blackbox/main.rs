@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod dashboard;
 #[cfg(test)]
 mod delivery;
@@ -12,9 +14,15 @@ mod drain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod full_disk;
+#[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod outages;
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]

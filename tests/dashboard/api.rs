@@ -21,6 +21,11 @@ fn the_probes_tell_alive_from_ready() {
     assert_eq!((unready.status, unready.error()), (503, "the spool is not open".into()));
     gateway.health.set_spool(|spool| spool.open = true);
     assert_eq!(gateway.get("/readyz").status, 200);
+    gateway.health.set_spool(|spool| spool.fault = Some("no space left".into()));
+    let unready = gateway.get("/readyz");
+    assert_eq!((unready.status, unready.error()), (503, "no space left".into()));
+    gateway.health.set_spool(|spool| spool.fault = None);
+    assert_eq!(gateway.get("/readyz").status, 200);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Gateway {
     pub(crate) devices: u16,
     /// The dashboard's port.
     pub(crate) dashboard: u16,
+    /// A library to load before all others.
+    pub(crate) preload: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -65,7 +67,7 @@ impl Setup {
     pub(crate) fn prepare(self) -> Gateway {
         let Self { dir, table, devices, dashboard } = self;
         std::fs::write(dir.path().join("tidegate.toml"), table.to_string()).unwrap();
-        Gateway { dir, devices, dashboard, child: None }
+        Gateway { dir, devices, dashboard, preload: None, child: None }
     }
 
     /// Starts it and waits until it is ready.
@@ -84,10 +86,18 @@ impl Gateway {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
                 panic!("the gateway ended with {status}");
             }
-            let request = "GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
-            http::try_raw(self.dashboard, request).await.is_ok_and(|answer| answer.status == 200)
+            self.unready().await.is_none()
         })
         .await;
+    }
+
+    /// What `/readyz` says is wrong, also that nobody answers; `None` when it is ready.
+    pub(crate) async fn unready(&self) -> Option<String> {
+        let request = "GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+        match http::try_raw(self.dashboard, request).await {
+            Ok(answer) => (answer.status != 200).then_some(answer.body),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Starts it and does not wait.
@@ -122,6 +132,7 @@ impl Gateway {
         for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.envs(self.preload.iter().map(|library| ("LD_PRELOAD", library)));
         command
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ciborium::Value;
 use tokio::task::JoinHandle;
 
+use super::books::{self, Accounts};
 use super::proxy::Witnessed;
 use super::{Connector, Device, FromGateway, Gateway, Proxy, readings, record, until};
 
@@ -105,6 +106,25 @@ impl Fleet {
     pub(crate) async fn advance(&self, more: u64) {
         let goal = self.acked() + more;
         until(&format!("{goal} batches acknowledged"), async || self.acked() >= goal).await;
+    }
+
+    /// Sends nothing new, waits until everything sent is acknowledged, and gives the numbers.
+    pub(crate) async fn finish(self) -> Accounts {
+        for account in &self.devices {
+            account.lock().unwrap().finish = true;
+        }
+        for task in self.tasks {
+            super::within("every batch acknowledged", task).await.unwrap();
+        }
+        let numbers =
+            |account: &Account| books::Account { sent: account.sent, acked: account.acked };
+        let accounts = self.devices.iter().map(|account| account.lock().unwrap());
+        accounts.map(|account| (account.id.clone(), numbers(&account))).collect()
+    }
+
+    /// Whether `readings` are those of batch `seq`.
+    pub(crate) fn good(seq: u64, readings: &serde_json::Value) -> bool {
+        readings.as_array().is_some_and(|all| all.len() == 1) && readings[0]["v"] == value(seq)
     }
 
     /// Sends nothing new, waits until everything sent is acknowledged and until the broker has
