@@ -27,6 +27,7 @@ use crate::host::logging::Logging;
 use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
+use crate::host::wear::Wear;
 use crate::metrics::Metrics;
 use crate::ports::{Budget, Clock, Health};
 use crate::spool::{self, SledSpool, SpoolError};
@@ -104,6 +105,7 @@ struct Gateway {
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
     listening: Arc<AtomicBool>,
+    wear: Arc<Wear>,
 }
 
 impl Gateway {
@@ -114,6 +116,7 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let wear = Arc::new(Wear::new(clock.clone()));
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let fleet = Arc::new(Fleet::new());
@@ -142,12 +145,15 @@ impl Gateway {
                 health: health.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
+                wear: wear.clone(),
                 started,
                 listening: listening.clone(),
                 allowed_hosts: own_names(),
             },
         )?;
         let spool = open_spool(&settings, &health, &metrics, &clock)?;
+        // The spool holds the folder's lock from here on.
+        wear.keep_in(&settings.gateway.data_dir);
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -201,6 +207,7 @@ impl Gateway {
             pulse,
             dashboard,
             listening,
+            wear,
         })
     }
 
@@ -247,6 +254,7 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        self.wear.save();
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
         match engine? {

@@ -289,9 +289,13 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             }
             SpoolEvent::Resumed => tracing::info!("the spool can be written again"),
             SpoolEvent::Full(true) => {
+                self.shared.health.set_spool(|spool| spool.full = true);
                 tracing::warn!("the spool is full: devices are held back until there is room");
             }
-            SpoolEvent::Full(false) => tracing::info!("the spool has room again"),
+            SpoolEvent::Full(false) => {
+                self.shared.health.set_spool(|spool| spool.full = false);
+                tracing::info!("the spool has room again");
+            }
         }
     }
 

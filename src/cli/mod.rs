@@ -11,7 +11,9 @@ mod device;
 mod http;
 mod run;
 mod simulate;
+mod spool;
 mod status;
+mod words;
 
 use std::io;
 use std::path::PathBuf;
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args).map(done),
         Command::Device(args) => device::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
+        Command::Spool(args) => spool::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
@@ -67,6 +70,8 @@ enum Command {
     Device(device::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
+    /// Look into the buffer of a stopped gateway, damaged or not; changes nothing.
+    Spool(spool::Args),
     /// Simulate devices, for trying and for load.
     Simulate(Box<simulate::Args>),
     /// Show everything on this machine: gateway, broker, devices, dashboard.

@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod batch;
 mod cbor;
 pub mod delivery;
+pub mod forecast;
 pub mod frame;
 pub mod ids;
 pub mod payload;

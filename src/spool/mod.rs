@@ -11,6 +11,7 @@
 //! | `marks`, `tally` | the two small files beside the databases |
 //! | `ages` | how old a batch is when the clock was wrong |
 //! | `disk` | lock, folders, sizes |
+//! | [`inspect`] | reading the spool of a stopped gateway, damaged or not, and changing nothing |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
 //! # On the disk
@@ -21,6 +22,7 @@
 //! | path | what | format |
 //! |---|---|---|
 //! | `lock` | one gateway at a time: held with `flock`, holds the process's number | text |
+//! | `disk-written` | the wear of the last two days: see `host::wear` | text |
 //! | `spool/marks` | how far writing and releasing have come | `marks` |
 //! | `spool/gen-<position>` | a generation, named by its first position | |
 //! | `…/db`, `conf`, `blobs` | its sled database, 0.34: values by slot, u64 big-endian from 0 | `store` |
@@ -69,6 +71,7 @@ pub mod chunk;
 mod disk;
 mod generation;
 mod inbox;
+pub mod inspect;
 mod marks;
 pub mod memory;
 mod pace;
@@ -183,6 +186,7 @@ pub fn open(
         spool.open = true;
         spool.fault = None;
         spool.max_bytes = limits.max_bytes;
+        spool.max_age = Some(limits.max_age);
     });
     std::thread::Builder::new()
         .name("spool".into())

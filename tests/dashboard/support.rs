@@ -12,6 +12,7 @@ use tidegate::config;
 use tidegate::core::batch::{Batch, Reading, Value};
 use tidegate::core::ids::DeviceId;
 use tidegate::dashboard::{self, Context, DashboardHandle, Fleet};
+use tidegate::host::wear::Wear;
 use tidegate::metrics::Metrics;
 use tidegate::ports::{Clock, DeviceFacts, Feed, Health};
 use tokio_tungstenite::tungstenite::Message;
@@ -93,6 +94,7 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         health: Arc::default(),
         metrics: Arc::default(),
         clock: Arc::new(SystemClock),
+        wear: Arc::new(Wear::new(Arc::new(SystemClock))),
         started: Instant::now(),
         listening: Arc::default(),
         allowed_hosts: vec!["gw-1.example".into()],
