@@ -73,8 +73,8 @@ impl Wear {
         count.path = Some(path);
     }
 
-    /// How much it is; none where the system does not tell, as with `ProcSubset=pid` or without
-    /// task accounting in the kernel.
+    /// How much it is; none where `/proc/self/io` cannot be read: without I/O accounting in the
+    /// kernel, without `/proc`, or in a process that may not be inspected.
     #[must_use]
     pub fn written(&self) -> Option<Written> {
         let since_start = since_start()?;

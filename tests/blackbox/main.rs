@@ -10,6 +10,8 @@ mod delivery;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod forecast;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod protocol;
@@ -21,5 +23,7 @@ mod selftest;
 mod service;
 #[cfg(test)]
 mod session;
+#[cfg(test)]
+mod spool_tools;
 #[cfg(test)]
 mod uplink;
