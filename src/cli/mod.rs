@@ -13,6 +13,7 @@ mod run;
 mod simulate;
 mod spool;
 mod status;
+mod told;
 mod words;
 
 use std::io;

@@ -245,6 +245,7 @@ mod tests {
             self.carry += inflow;
             let arrived = self.carry.floor();
             self.carry -= arrived;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small")]
             let arrived = arrived as u64;
             self.now.time += 1.0;
             self.now.readings_in += arrived;

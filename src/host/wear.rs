@@ -181,12 +181,12 @@ fn day(wall: f64) -> i64 {
 
 /// Lines of one length, so that writing them again in place leaves nothing of the old ones.
 fn encode(days: &[Day]) -> String {
-    let mut text = String::from("# days since 1970, UTC; bytes written to storage\n");
-    for at in 0..DAYS {
+    let lines = (0..DAYS).map(|at| {
         let (day, bytes) = days.get(at).copied().unwrap_or((0, 0));
-        text.push_str(&format!("{day:>12} {bytes:>20}\n"));
-    }
-    text
+        format!("{day:>12} {bytes:>20}\n")
+    });
+    let head = "# days since 1970, UTC; bytes written to storage\n".to_owned();
+    std::iter::once(head).chain(lines).collect()
 }
 
 /// What of the file makes sense.

@@ -265,7 +265,7 @@ impl FolderRow {
             bytes(self.bytes)
         );
         if self.unreadable > 0 {
-            text += &format!(", {} cannot be read", grouped(self.unreadable));
+            text.extend([", ", &grouped(self.unreadable), " cannot be read"]);
         }
         text
     }
