@@ -28,6 +28,7 @@ use crate::host::logging::Logging;
 use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
+use crate::host::wear::Wear;
 use crate::ledger::{self, LedgerError};
 use crate::metrics::Metrics;
 use crate::ports::{Budget, Clock, CommandAccess, Health};
@@ -112,6 +113,7 @@ struct Gateway {
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
     listening: Arc<AtomicBool>,
+    wear: Arc<Wear>,
 }
 
 impl Gateway {
@@ -122,6 +124,7 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let wear = Arc::new(Wear::new(clock.clone()));
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let fleet = Arc::new(Fleet::new());
@@ -153,6 +156,7 @@ impl Gateway {
                 metrics: metrics.clone(),
                 commands: commands.clone(),
                 clock: clock.clone(),
+                wear: wear.clone(),
                 started,
                 listening: listening.clone(),
                 allowed_hosts: own_names(),
@@ -160,6 +164,8 @@ impl Gateway {
         )?;
         let spool = open_spool(&settings, &health, &clock)?;
         let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
+        // The spool holds the folder's lock from here on.
+        wear.keep_in(&settings.gateway.data_dir);
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -222,6 +228,7 @@ impl Gateway {
             pulse,
             dashboard,
             listening,
+            wear,
         })
     }
 
@@ -268,6 +275,7 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        self.wear.save();
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
         match engine? {

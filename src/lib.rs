@@ -36,7 +36,7 @@
 //! | `storage` | what both are built on: one database, damage, folders |
 //! | [`dashboard`] | HTTP, live feed, page |
 //! | [`config`] | settings, the registry of devices |
-//! | [`host`] | clock, log, service manager, signals, certificates |
+//! | [`host`] | clock, log, service manager, signals, certificates, flash wear |
 //! | [`metrics`] | every counter |
 //! | [`app`] | wires all of it, and stops it in order |
 //! | [`cli`] | the command line |

@@ -102,6 +102,16 @@ pub struct Metrics {
     pub spool_batches: Gauge,
     /// Age of the oldest spooled batch in seconds.
     pub spool_oldest: Gauge<f64, AtomicU64>,
+    /// Seconds until the spool is full, NaN while that is unknown. This and the next three are
+    /// worked out when they are asked for.
+    pub spool_full: Gauge<f64, AtomicU64>,
+    /// Seconds until it is drained, NaN while that is unknown.
+    pub spool_drained: Gauge<f64, AtomicU64>,
+    /// Seconds that an outage may last from now on, NaN while that is unknown.
+    pub spool_lasts: Gauge<f64, AtomicU64>,
+    /// Bytes the process and its predecessors have caused to be written to storage since midnight
+    /// UTC, NaN where the system does not tell.
+    pub disk_written_today: Gauge<f64, AtomicU64>,
     /// Bytes the process has caused to be written to storage; read from the system when asked for.
     pub disk_written: Counter,
     /// 1 while connected to the broker.
@@ -159,6 +169,10 @@ impl Metrics {
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_oldest: Gauge::default(),
+            spool_full: Gauge::default(),
+            spool_drained: Gauge::default(),
+            spool_lasts: Gauge::default(),
+            disk_written_today: Gauge::default(),
             disk_written: Counter::default(),
             uplink_up: Gauge::default(),
             uplink_inflight: Gauge::default(),
@@ -207,6 +221,14 @@ impl Metrics {
             "spool_oldest_seconds",
             "Age of the oldest spooled batch",
             self.spool_oldest.clone(),
+        );
+        r.register("spool_full_seconds", "Until the spool is full", self.spool_full.clone());
+        r.register("spool_drained_seconds", "Until it is drained", self.spool_drained.clone());
+        r.register("spool_lasts_seconds", "How long an outage may last", self.spool_lasts.clone());
+        r.register(
+            "disk_written_today_bytes",
+            "Bytes written to files since midnight UTC",
+            self.disk_written_today.clone(),
         );
         r.register("disk_written_bytes", "Bytes written to files", self.disk_written.clone());
         r.register(

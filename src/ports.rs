@@ -587,6 +587,12 @@ pub struct SpoolHealth {
     pub bytes: u64,
     /// The setting.
     pub max_bytes: u64,
+    /// The setting, in seconds; none before the spool is open.
+    pub max_age: Option<f64>,
+    /// What the file system leaves to it, in bytes, where that is known.
+    pub room: Option<u64>,
+    /// There is no room, and devices are held back until there is (`when_full = "block"`).
+    pub full: bool,
     /// When the oldest batch was received: Unix time in seconds.
     pub oldest: Option<f64>,
     /// Readings lost since the start.

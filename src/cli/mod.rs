@@ -12,9 +12,11 @@ mod http;
 mod run;
 mod send;
 mod simulate;
+mod spool;
 mod status;
 mod told;
 mod watch;
+mod words;
 
 use std::io;
 use std::path::PathBuf;
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args).map(done),
         Command::Watch(args) => watch::run(&args).map(done),
         Command::Send(args) => send::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
@@ -76,6 +79,8 @@ enum Command {
     Watch(watch::Args),
     /// Ask a device to do something.
     Send(send::Args),
+    /// Look into the buffer of a stopped gateway, damaged or not; changes nothing.
+    Spool(spool::Args),
     /// Simulate devices, for trying and for load.
     Simulate(Box<simulate::Args>),
     /// Show everything on this machine: gateway, broker, devices, dashboard.

@@ -8,6 +8,7 @@ pub mod batch;
 mod cbor;
 pub mod command;
 pub mod delivery;
+pub mod forecast;
 pub mod frame;
 pub mod ids;
 pub mod losses;

@@ -17,9 +17,12 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::Context;
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{Devices, Flow, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Devices, Spool, Status, StatusMessage, Uplink};
+use crate::core::batch::LossReason;
+use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
-use crate::ports::lock;
+use crate::metrics::Reason;
+use crate::ports::{UplinkState, lock};
 
 /// How often viewers get news at most.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -87,15 +90,23 @@ impl Hub {
     /// The status now.
     pub(super) fn status(&self) -> Status<'_> {
         let context = &self.context;
-        let flow = lock(&self.flow).per_second();
+        let spool = context.health.spool();
+        let written = context.wear.written();
+        let spool = Spool::new(spool, context.clock.unix(), &lock(&self.flow), written);
         Status {
             gateway: &context.gateway,
             version: &context.version,
             uptime_s: (context.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             uplink: Uplink::new(context.health.uplink()),
-            spool: Spool::new(context.health.spool(), context.clock.unix(), flow),
+            spool,
             devices: self.devices(),
         }
+    }
+
+    /// What will become of the spool.
+    pub(super) fn forecast(&self) -> Forecast {
+        let context = &self.context;
+        status::forecast(&context.health.spool(), context.clock.unix(), &lock(&self.flow))
     }
 
     fn devices(&self) -> Devices {
@@ -170,15 +181,33 @@ impl Hub {
         });
     }
 
-    /// Watches how the spool fills; for ever.
+    /// Watches what comes in, how the spool fills and what is written to disk; for ever.
     pub(super) async fn watch_flow(&self) {
         let mut interval = tokio::time::interval(FLOW_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = interval.tick().await;
             let time = now.into_std().saturating_duration_since(self.context.started);
-            let batches = self.context.health.spool().batches;
-            lock(&self.flow).sample(time.as_secs_f64(), batches);
+            lock(&self.flow).sample(self.sample(time.as_secs_f64()));
+            self.context.wear.watch();
+        }
+    }
+
+    fn sample(&self, time: f64) -> Sample {
+        let Context { health, metrics, .. } = &self.context;
+        let spool = health.spool();
+        let lost = |reason: LossReason| {
+            metrics.readings_lost.get_or_create(&Reason { reason: reason.as_str() }).get()
+        };
+        Sample {
+            time,
+            connected: health.uplink().state == UplinkState::Connected,
+            batches_in: metrics.batches_received.get(),
+            readings_in: metrics.readings_received.get(),
+            evicted_size: lost(LossReason::EvictedSize),
+            evicted_age: lost(LossReason::EvictedAge),
+            readings: spool.readings,
+            bytes: spool.bytes,
         }
     }
 
@@ -461,6 +490,7 @@ mod tests {
             metrics: Arc::default(),
             commands: CommandAccess::new(1024).0,
             clock: Arc::new(Stopped),
+            wear: Arc::new(crate::host::wear::Wear::new(Arc::new(Stopped))),
             started: Instant::now(),
             listening: Arc::default(),
             allowed_hosts: vec![],

@@ -36,6 +36,7 @@ pub use self::feed::{Fleet, Limits};
 use self::hub::Hub;
 use crate::config;
 use crate::host::tls::{TlsError, TlsSlot};
+use crate::host::wear::Wear;
 use crate::metrics::Metrics;
 use crate::ports::{Clock, CommandAccess, Health};
 
@@ -56,6 +57,8 @@ pub struct Context {
     pub commands: CommandAccess,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// What is written to storage.
+    pub wear: Arc<Wear>,
     /// When the gateway started.
     pub started: Instant,
     /// Whether devices can connect; `/readyz` tells it on.

@@ -11,6 +11,7 @@
 //! | `losses`, `unpublished` | the records of what was lost, until they are published |
 //! | `ages` | how old a batch is when the clock was wrong |
 //! | [`storage`](crate::storage) | the database, finding values in its file, the lock, folders |
+//! | [`inspect`] | reading the spool of a stopped gateway, damaged or not, and changing nothing |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
 //! # On the disk
@@ -21,6 +22,7 @@
 //! | path | what | format |
 //! |---|---|---|
 //! | `lock` | one gateway at a time: held with `flock`, holds the process's number | text |
+//! | `disk-written` | the wear of the last two days: see `host::wear` | text |
 //! | `spool/marks` | how far writing and releasing have come | `marks` |
 //! | `spool/losses` | what was lost and is not published yet | `losses` |
 //! | `spool/gen-<position>` | a generation, named by its first position | |
@@ -76,6 +78,7 @@ mod catalog;
 pub mod chunk;
 mod generation;
 mod inbox;
+pub mod inspect;
 mod losses;
 mod marks;
 pub mod memory;
@@ -194,6 +197,7 @@ pub fn open(
         spool.open = true;
         spool.fault = None;
         spool.max_bytes = limits.max_bytes;
+        spool.max_age = Some(limits.max_age);
     });
     std::thread::Builder::new()
         .name("spool".into())

@@ -453,8 +453,10 @@ impl Writer {
         self.waiting = totals.batches > 0;
         self.show_due = self.now + if self.changed { SHOW_BUSY } else { SHOW_QUIET };
         self.changed = false;
+        let room = self.room_to_grow();
         self.out.health.set_spool(|spool| {
             spool.open = true;
+            spool.room = room;
             spool.batches = totals.batches;
             spool.readings = totals.readings;
             spool.bytes = bytes;

@@ -40,14 +40,7 @@ impl Lock {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                let mut holder = String::new();
-                // Best effort: only for the message.
-                let _ = (&file).take(20).read_to_string(&mut holder);
-                let holder = holder.trim();
-                let holder = if holder.is_empty() { "unknown" } else { holder };
-                return Err(LockError::Held { holder: holder.into() });
-            }
+            Err(Errno::WOULDBLOCK) => return Err(held(&file)),
             Err(error) => return Err(io::Error::from(error).into()),
         }
         // On a full disk the number is missing, and that is all.
@@ -68,6 +61,34 @@ impl Lock {
         }
         Ok(())
     }
+
+    /// Takes it together with others who only read, and changes nothing. None where there is no
+    /// lock file, as in a copy: then there is nobody to keep out.
+    ///
+    /// # Errors
+    /// When a gateway holds it, or `path` cannot be read.
+    pub(crate) fn share(path: &Path) -> Result<Option<Self>, LockError> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(Self { file, path: path.into() })),
+            Err(Errno::WOULDBLOCK) => Err(held(&file)),
+            Err(error) => Err(io::Error::from(error).into()),
+        }
+    }
+}
+
+/// Who holds the lock `file`, as far as it tells.
+fn held(file: &File) -> LockError {
+    let mut holder = String::new();
+    // Best effort: only for the message.
+    let _ = file.take(20).read_to_string(&mut holder);
+    let holder = holder.trim();
+    let holder = if holder.is_empty() { "unknown" } else { holder };
+    LockError::Held { holder: holder.into() }
 }
 
 /// Makes the entries of a folder durable.
@@ -152,6 +173,22 @@ mod tests {
         assert_eq!(refusal, format!("process {} holds it", std::process::id()));
         drop(first);
         Lock::take(&path).unwrap();
+    }
+
+    #[test]
+    fn who_only_reads_shares_it_with_others_and_not_with_a_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(Lock::share(&path).unwrap().is_none());
+        assert!(!path.exists(), "nothing is made");
+        let gateway = Lock::take(&path).unwrap();
+        let refusal = Lock::share(&path).unwrap_err().to_string();
+        assert_eq!(refusal, format!("process {} holds it", std::process::id()));
+        drop(gateway);
+        let one = Lock::share(&path).unwrap();
+        let other = Lock::share(&path).unwrap();
+        assert!(one.is_some() && other.is_some());
+        assert!(Lock::take(&path).is_err());
     }
 
     #[test]

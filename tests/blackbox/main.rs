@@ -14,6 +14,8 @@ mod drain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod forecast;
+#[cfg(test)]
 mod full_disk;
 #[cfg(test)]
 mod gone;
@@ -33,5 +35,7 @@ mod selftest;
 mod service;
 #[cfg(test)]
 mod session;
+#[cfg(test)]
+mod spool_tools;
 #[cfg(test)]
 mod uplink;

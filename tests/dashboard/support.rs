@@ -12,6 +12,7 @@ use tidegate::config;
 use tidegate::core::batch::{Batch, Reading, Value};
 use tidegate::core::ids::DeviceId;
 use tidegate::dashboard::{self, Context, DashboardHandle, Fleet};
+use tidegate::host::wear::Wear;
 use tidegate::metrics::Metrics;
 use tidegate::ports::{Clock, CommandAccess, DeviceFacts, Feed, Health};
 use tokio_tungstenite::tungstenite::Message;
@@ -94,6 +95,7 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         metrics: Arc::default(),
         commands: CommandAccess::new(1024).0,
         clock: Arc::new(SystemClock),
+        wear: Arc::new(Wear::new(Arc::new(SystemClock))),
         started: Instant::now(),
         listening: Arc::default(),
         allowed_hosts: vec!["gw-1.example".into()],

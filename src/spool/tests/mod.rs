@@ -4,6 +4,7 @@ mod basics;
 mod crash;
 mod damage;
 mod full_disk;
+mod inspection;
 mod limits;
 mod losses;
 mod measure;

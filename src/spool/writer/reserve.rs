@@ -28,12 +28,18 @@ impl Writer {
             return Ok(());
         }
         Err(format!(
-            "{}: {} are free on this file system, and spool.reserve leaves {} of it to the rest of \
+            "{}: {} bytes are free on this file system, and spool.reserve leaves {} of it to the rest of \
              the system. Make room there or set a lower reserve",
             self.catalog.dir().display(),
-            units::format_size(free.saturating_add(need)),
+            free.saturating_add(need),
             units::format_size(reserve),
         ))
+    }
+
+    /// How far the spool may grow before it meets the reserve, in bytes.
+    pub(super) fn room_to_grow(&self) -> Option<u64> {
+        let space = disk::space(self.catalog.dir()).ok()?;
+        Some(space.free.saturating_sub(self.limits.reserve.min(space.total / RESERVE_PART)))
     }
 
     /// The reserve, and what would be free with `need` more bytes written. Asked anew each time:
