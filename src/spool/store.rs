@@ -175,7 +175,7 @@ impl Store {
     /// room it stays as it is; commits only cost more.
     fn fill_ahead(&mut self) {
         let Ok(len) = self.file.metadata().map(|metadata| metadata.len()) else { return };
-        if len > self.filled && self.file.write_all_at(&[0; AHEAD_BYTES], len).is_ok() {
+        if len > self.filled && self.file.write_all_at(&vec![0; AHEAD_BYTES], len).is_ok() {
             self.filled = len + AHEAD_BYTES as u64;
         }
     }
