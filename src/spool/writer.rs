@@ -176,6 +176,7 @@ impl Writer {
                     }
                     self.pending_bytes += batch.weight();
                     self.pending.push_back((position, batch));
+                    self.pace.came(self.now);
                     self.drained_since = None;
                 }
                 Command::Load(from, max_bytes) => self.loads.push_back((from, max_bytes)),
@@ -224,7 +225,10 @@ impl Writer {
             _ if self.pending.is_empty() => self.stalled,
             (Some(retry), _) => Some(retry),
             (None, Some(_)) => None,
-            (None, None) => Some(self.pace.due(self.pending_since, self.pending_bytes)),
+            (None, None) => {
+                let due = self.pace.due(self.pending_since, self.pending_bytes);
+                Some(self.pace.look(self.now, due))
+            }
         };
         let load = (!self.loads.is_empty()).then_some(self.loads_from);
         let reclaim = self
@@ -306,8 +310,10 @@ impl Writer {
             let chunks = chunk::build(&group, self.catalog.head(), self.catalog.next());
             let result = match self.make_room(cost(&chunks), wall) {
                 Ok(true) => {
-                    self.pace.committed(self.now);
-                    self.catalog.commit(chunks, &group).map_err(|error| error.to_string())
+                    let began = self.now;
+                    let done = self.catalog.commit(chunks, &group);
+                    self.pace.committed(began, self.started.elapsed());
+                    done.map_err(|error| error.to_string())
                 }
                 Ok(false) => return self.put_back(group),
                 Err(error) => Err(error),

@@ -14,6 +14,14 @@
 //! leaf has at most nine keys, filling each of them once never comes to ten changes, and so nothing
 //! is rewritten: measured 1.04 times the payload instead of 3.8.
 //!
+//! # Why zeros ahead
+//!
+//! A sync of a file that has become longer also writes the file system's journal, inode and
+//! bitmaps: five pages on ext4, for a commit that fills a part of one. So small commits go into room
+//! that was written with zeros before; then a sync writes the pages that changed and nothing else.
+//! (Room that is only reserved would not do: marking it as written is a change of the inode, too.)
+//! sled knows nothing of it, and the scan passes over it.
+//!
 //! # What sled is not asked to do
 //!
 //! - `flush` writes and does not sync: [`Store::commit`] syncs the file itself, and
@@ -26,6 +34,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -47,6 +56,10 @@ const AHEAD: Slot = 20;
 const CACHE: u64 = 1 << 20;
 /// The unit in which the file grows; part of the format.
 const SEGMENT: usize = 512 * 1024;
+/// Zeros written behind the end of the file in one go, where commits are small.
+const AHEAD_BYTES: usize = 32 * 1024;
+/// A commit of more than this is not small.
+const SMALL: usize = 8 * 1024;
 
 /// Why the database could not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +97,10 @@ pub(crate) struct Store {
     dir: PathBuf,
     next: Slot,
     prepared: Slot,
+    /// Bytes put since the last commit.
+    put: usize,
+    /// How far the file was filled with zeros.
+    filled: u64,
 }
 
 impl Store {
@@ -120,7 +137,15 @@ impl Store {
             .write(true)
             .open(&path)
             .map_err(|source| StoreError::Io { path, source })?;
-        Ok(Self { database: Some(database), file, dir: dir.into(), next: 0, prepared: 0 })
+        Ok(Self {
+            database: Some(database),
+            file,
+            dir: dir.into(),
+            next: 0,
+            prepared: 0,
+            put: 0,
+            filled: 0,
+        })
     }
 
     /// Writes `value` into the next slot; it is safe after [`Self::commit`].
@@ -130,6 +155,7 @@ impl Store {
     pub(crate) fn put(&mut self, value: Vec<u8>) -> Result<Slot, StoreError> {
         self.prepare()?;
         let slot = self.next;
+        self.put += value.len();
         guarded(&self.dir, || self.database()?.insert(key(slot), value))?;
         self.next = slot + 1;
         Ok(slot)
@@ -141,6 +167,9 @@ impl Store {
     /// When the disk refuses; what was put since the last commit may or may not be there.
     pub(crate) fn commit(&mut self) -> Result<(), StoreError> {
         self.flush()?;
+        if std::mem::take(&mut self.put) <= SMALL {
+            self.fill_ahead();
+        }
         self.file.sync_data().map_err(|e| io_error(&self.dir.join("db"), e))
     }
 
@@ -157,6 +186,15 @@ impl Store {
     pub(crate) fn get(&self, slot: Slot) -> Result<Vec<u8>, StoreError> {
         let value = guarded(&self.dir, || self.database()?.get(key(slot)))?;
         Ok(value.map(|value| value.to_vec()).unwrap_or_default())
+    }
+
+    /// Behind the end there is nothing of the database: it has written all it had. Where there is no
+    /// room it stays as it is; commits only cost more.
+    fn fill_ahead(&mut self) {
+        let Ok(len) = self.file.metadata().map(|metadata| metadata.len()) else { return };
+        if len > self.filled && self.file.write_all_at(&vec![0; AHEAD_BYTES], len).is_ok() {
+            self.filled = len + AHEAD_BYTES as u64;
+        }
     }
 
     fn prepare(&mut self) -> Result<(), StoreError> {
