@@ -161,8 +161,8 @@ impl<L: Ledger> Commands<L> {
                 let requester =
                     Requester { via: Way::Mqtt, name: String::new(), response: response.clone() };
                 let (id, name) = (request.id.clone(), request.name.clone());
-                let asker = MqttAsker { receipt, device: device.clone(), id, name, response };
-                let ticket = self.ticket(Asker::Mqtt(Box::new(asker)));
+                let from = MqttAsker { receipt, device: device.clone(), id, name, response };
+                let ticket = self.ticket(Asker::Mqtt(Box::new(from)));
                 self.desk.request(ticket, &device, request, requester, &self.permits, now);
             }
             (id, request, response) => {

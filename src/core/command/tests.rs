@@ -57,8 +57,8 @@ impl Bench {
 
     fn restored(settings: Settings, kept: Kept, now: f64) -> Self {
         let desk = Desk::restore(settings, kept, 7, at(now));
-        let (pending, disk) = (Vec::new(), BTreeMap::new());
-        Self { desk, now, tickets: 0, pending, disk, shown: None }
+        let pending = Vec::new();
+        Self { desk, now, tickets: 0, pending, disk: BTreeMap::new(), shown: None }
     }
 
     fn request(&mut self, name: &str, request: Request) -> Ticket {
