@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::start;
-use crate::harness::{Requester, Value, results_of, states, until};
+use crate::harness::{Publish, Requester, Value, results_of, states, until};
 
 #[tokio::test]
 async fn a_command_for_a_device_that_stays_away_expires_and_says_so() {
@@ -45,7 +45,7 @@ async fn a_command_without_result_expires_and_its_late_result_still_counts() {
     assert_eq!((&record["history"][3]["late"], &record["error"]), (&json!(true), &json!(null)));
     gateway.until_state("kiln-3", "b", "failed").await;
     let told = requester.wait(&results_of("kiln-3"), 4).await;
-    let told: Vec<_> = told.iter().map(|told| told.json()).collect();
+    let told: Vec<_> = told.iter().map(Publish::json).collect();
     let mut expected = [("a", "expired"), ("b", "expired"), ("a", "done"), ("b", "failed")];
     let seen: Vec<_> = told.iter().map(|json| (&json["id"], &json["state"])).collect();
     expected.sort_unstable();

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value as Json, json};
 
 use super::start;
-use crate::harness::{FromGateway, Gateway, Requester, Value, hello, states, until};
+use crate::harness::{FromGateway, Gateway, Requester, Setup, Value, hello, states, until};
 
 /// Asked on each way, the device's command is rejected, with `words` as the reason.
 async fn rejected(
@@ -40,7 +40,7 @@ async fn rejected(
 
 #[tokio::test]
 async fn the_registry_says_what_a_device_may_be_sent() {
-    let (_broker, gateway, mut requester) = start(|setup| setup.with_tokens()).await;
+    let (_broker, gateway, mut requester) = start(Setup::with_tokens).await;
     let token = gateway.add("kiln-3", &["--commands", "identify", "--commands", "set-*"]);
     gateway.signal(Signal::HUP);
     let connector = gateway.device("kiln-3").token(&token);
@@ -91,7 +91,7 @@ async fn what_a_device_announced_is_all_that_it_is_sent() {
 
 #[tokio::test]
 async fn a_registry_that_changes_while_a_command_waits_is_asked_again() {
-    let (_broker, gateway, requester) = start(|setup| setup.with_tokens()).await;
+    let (_broker, gateway, requester) = start(Setup::with_tokens).await;
     let token = gateway.add("kiln-3", &["--commands", "fire", "--commands", "identify"]);
     gateway.add("kiln-4", &[]);
     gateway.signal(Signal::HUP);

@@ -10,7 +10,7 @@ use super::{Gateway, until};
 impl Gateway {
     /// `POST` of `body` with these further header lines.
     pub(crate) async fn post(&self, path: &str, headers: &[&str], body: &str) -> Response {
-        let more: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+        let more: String = headers.iter().flat_map(|header| [*header, "\r\n"]).collect();
         let length = body.len();
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\n\

@@ -31,6 +31,7 @@ pub(crate) use disk::Disk;
 pub(crate) use gateway::{Gateway, Setup};
 pub(crate) use http::{Response, raw};
 pub(crate) use load::{Balance, Fleet};
+pub(crate) use mqtt::Publish;
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
 pub(crate) use requester::{Extra, Requester, commands_of, results_of};
 pub(crate) use subscriber::Subscriber;

@@ -147,7 +147,7 @@ impl Proxy {
         self.swallowed.load(Ordering::Relaxed)
     }
 
-    /// The results of commands that the broker took, in the order of their PUBLISHes.
+    /// The results of commands that the broker took, in their order.
     pub(crate) fn results(&self) -> Vec<serde_json::Value> {
         let taken = |seen: &&Witnessed| seen.is_result() && seen.accepted();
         self.look(|all| all.iter().filter(taken).map(Witnessed::json).collect())
