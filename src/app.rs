@@ -113,7 +113,7 @@ impl Gateway {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let fleet = Arc::new(Fleet::new());

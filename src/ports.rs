@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::core::batch::{Batch, Loss};
+use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, Position, SessionId};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
@@ -385,6 +386,12 @@ pub struct DeviceFacts {
 pub trait Clock: Send + Sync {
     /// Unix time in seconds.
     fn unix(&self) -> f64;
+
+    /// The same, with what tells one setting of the clock from another. A clock that cannot tell
+    /// need not: then nothing is ever corrected.
+    fn moment(&self) -> Moment {
+        Moment::of(self.unix())
+    }
 }
 
 // ---------------------------------------------------------------- shared state for status pages

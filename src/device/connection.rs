@@ -21,6 +21,7 @@ use super::sessions::permissions;
 use super::shared::{Shared, Slot};
 use super::submission::{Cargo, EngineGone, Submission, submit};
 use super::websocket::{Reading, WebSocket};
+use crate::core::clock::Moment;
 use crate::core::frame::{GatewayMessage, Hello};
 use crate::core::ids::DeviceId;
 use crate::core::policy::Permissions;
@@ -285,15 +286,16 @@ impl Connection {
             self.paused = true;
             return Ok(Went::Waiting);
         }
-        let mut inbox = Inbox::new(self.presence.shared().unix(), room.min(tokens));
+        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens));
         let outcome = self.fill(cx, &mut inbox);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
             self.heartbeat.heard(now);
-            let since = inbox.received - self.seen;
+            let received = inbox.received.unix;
+            let since = received - self.seen;
             if self.greeting.is_done() && !(0.0..SEEN_INTERVAL).contains(&since) {
-                self.seen = inbox.received;
-                self.shared().context.feed.device_seen(self.session.device(), inbox.received);
+                self.seen = received;
+                self.shared().context.feed.device_seen(self.session.device(), received);
             }
         }
         let filled = match outcome {
@@ -406,7 +408,7 @@ enum Filled {
 
 /// What one go has read.
 struct Inbox {
-    received: f64,
+    received: Moment,
     room: usize,
     messages: usize,
     bytes: usize,
@@ -414,7 +416,7 @@ struct Inbox {
 }
 
 impl Inbox {
-    fn new(received: f64, room: usize) -> Self {
+    fn new(received: Moment, room: usize) -> Self {
         Self { received, room, messages: 0, bytes: 0, cargo: None }
     }
 }
@@ -467,7 +469,7 @@ impl Mailbox<'_> {
 
     fn judge(&mut self, bytes: &[u8]) -> Result<Step, End> {
         let Self { session, permissions, inbox, shared, .. } = self;
-        session.receive(bytes, inbox.received, &shared.rules, permissions).map_err(End::Close)
+        session.receive(bytes, &inbox.received, &shared.rules, permissions).map_err(End::Close)
     }
 
     /// Whether there is room to go on.

@@ -29,6 +29,7 @@ use super::marks::{Marks, MarksFile};
 use super::store::StoreError;
 use super::tally::{Missing, Tallies};
 use crate::core::batch::{Batch, Loss, LossReason};
+use crate::core::clock::{Base, Moment};
 use crate::core::ids::{DeviceId, Position};
 
 /// Damaged folders that are kept.
@@ -84,24 +85,24 @@ pub(super) struct Catalog {
     head: Position,
     next: Position,
     marks: MarksFile,
-    /// How old the batches are.
-    pub(super) ages: Ages,
+    ages: Ages,
     damaged_bytes: u64,
 }
 
 impl Catalog {
-    /// Reads what the folder `dir` holds; it must exist. `now` is Unix time in seconds.
+    /// Reads what the folder `dir` holds; it must exist.
     ///
     /// # Errors
     /// When the disk refuses. Damage is not an error.
     pub(super) fn open(
         dir: &Path,
         bounds: Bounds,
-        now: f64,
+        now: Moment,
     ) -> Result<(Self, Recovered), FileError> {
         let folders = list(dir)?;
         let path = dir.join("marks");
         let (file, marks) = MarksFile::open(&path).map_err(at(&path))?;
+        let marks_known = marks.is_some();
         let known = marks.unwrap_or_default();
         let mut catalog = Self {
             dir: dir.into(),
@@ -110,13 +111,15 @@ impl Catalog {
             head: known.head,
             next: known.next.max(known.head).max(1),
             marks: file,
-            ages: Ages::new(known.boundary, known.shift),
+            ages: Ages::new(known.boots.clone()),
             damaged_bytes: 0,
         };
+        catalog.ages.observe(now);
+        let now = now.unix;
         catalog.prune_damaged(DAMAGED_MAX);
         catalog.recover(folders, &known)?;
         let mut losses: Vec<_> =
-            catalog.missing_before(marks.is_some()).iter().map(|gap| gap.loss(now)).collect();
+            catalog.missing_before(marks_known).iter().map(|gap| gap.loss(now)).collect();
         losses.extend(catalog.take_losses(0, Position::MAX, now));
         let recovered = Recovered { progress: catalog.progress(), losses };
         // Also gives the file its block, so that it can be written when the disk is full. Where it
@@ -228,7 +231,7 @@ impl Catalog {
             if totals.oldest.is_none() && batches > 0 {
                 let position = self.head.max(generation.first);
                 let received = generation.oldest_from(position);
-                totals.oldest = Some(self.ages.corrected(position, received));
+                totals.oldest = Some(self.ages.by_now(received, &generation.base));
             }
         }
         totals
@@ -240,10 +243,11 @@ impl Catalog {
         let oldest = self.generations.iter().find(|generation| generation.end > self.head)?;
         // Not finite where nothing of it can be read.
         let newest = Some(oldest.newest).filter(|newest| newest.is_finite())?;
-        Some(self.ages.corrected(oldest.first, newest))
+        Some(self.ages.by_now(newest, &oldest.base))
     }
 
-    /// Writes `chunks`, which hold `batches`, and waits until they have reached the disk.
+    /// Writes `chunks`, which hold `batches`, and waits until they have reached the disk. All of
+    /// `batches` were received by one clock.
     ///
     /// # Errors
     /// When the disk refuses: then none of them is durable, and they can be written again later.
@@ -252,8 +256,8 @@ impl Catalog {
         chunks: Vec<Chunk>,
         batches: &[(Position, Arc<Batch>)],
     ) -> Result<(), StoreError> {
-        let Some((first, _)) = batches.first() else { return Ok(()) };
-        if !self.generations.back().is_some_and(|active| self.has_room(active)) {
+        let Some((first, batch)) = batches.first() else { return Ok(()) };
+        if !self.generations.back().is_some_and(|active| self.has_room(active, &batch.base)) {
             self.seal();
             self.generations.push_back(Generation::create(&self.dir, *first)?);
         }
@@ -273,8 +277,9 @@ impl Catalog {
         Ok(())
     }
 
-    fn has_room(&self, active: &Generation) -> bool {
+    fn has_room(&self, active: &Generation, base: &Base) -> bool {
         active.is_open()
+            && active.base.is_like(base)
             && active.bytes < self.bounds.bytes
             && active.newest - active.oldest <= self.bounds.span
     }
@@ -320,6 +325,12 @@ impl Catalog {
             }
             if left == 0 {
                 break;
+            }
+        }
+        for (_, batch) in &mut loaded.batches {
+            let shift = self.ages.correction(batch.received, &batch.base);
+            if let (Some(shift), Some(batch)) = (shift, Arc::get_mut(batch)) {
+                batch.correct(shift);
             }
         }
         loaded.losses = self.take_losses(from, loaded.next, now);
@@ -454,6 +465,16 @@ impl Catalog {
         self.damaged_bytes = folders.iter().map(|(_, path)| disk::allocated(path)).sum();
     }
 
+    /// Looks at the clock; what is new of it is remembered, over a power cut as well.
+    pub(super) fn observe(&mut self, now: Moment) {
+        if self.ages.observe(now) {
+            let marks = self.current_marks();
+            if let Err(error) = self.marks.write_through(&marks) {
+                tracing::warn!(%error, "that the clock was set cannot be remembered yet");
+            }
+        }
+    }
+
     /// Writes how far everything has come; without a sync. Not vital, see `marks`.
     pub(super) fn save_marks(&mut self) {
         let marks = self.current_marks();
@@ -469,8 +490,7 @@ impl Catalog {
             next: self.next,
             generation: last.map_or(0, |generation| generation.first),
             readings: last.map_or(0, |generation| generation.readings),
-            boundary: self.ages.boundary,
-            shift: self.ages.shift,
+            boots: self.ages.boots().to_vec(),
         }
     }
 

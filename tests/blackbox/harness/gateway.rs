@@ -27,6 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) devices: u16,
     /// The dashboard's port.
     pub(crate) dashboard: u16,
+    environment: Vec<(String, PathBuf)>,
     child: Option<Child>,
 }
 
@@ -65,7 +66,7 @@ impl Setup {
     pub(crate) fn prepare(self) -> Gateway {
         let Self { dir, table, devices, dashboard } = self;
         std::fs::write(dir.path().join("tidegate.toml"), table.to_string()).unwrap();
-        Gateway { dir, devices, dashboard, child: None }
+        Gateway { dir, devices, dashboard, environment: Vec::new(), child: None }
     }
 
     /// Starts it and waits until it is ready.
@@ -88,6 +89,11 @@ impl Gateway {
             http::try_raw(self.dashboard, request).await.is_ok_and(|answer| answer.status == 200)
         })
         .await;
+    }
+
+    /// Sets a variable of its environment from the next start on.
+    pub(crate) fn env(&mut self, name: &str, value: impl Into<PathBuf>) {
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// Starts it and does not wait.
@@ -122,6 +128,7 @@ impl Gateway {
         for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().cloned());
         command
     }
 
