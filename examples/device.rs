@@ -11,7 +11,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use ciborium::Value;
-use tidegate::client::{Client, Event, Options, reading};
+use tidegate::client::{Client, Command, Event, Handlers, Options, reading};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -25,6 +25,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut options = Options::new(url, device);
     options.token = Some(token.clone());
     options.model = Some("device.rs".into());
+    let handlers = handlers();
+    options.commands = handlers.names();
     // `start` does not wait for the gateway: this device measures whether or not it is there.
     let (client, connection) = Client::start(options)?;
     tokio::spawn(connection);
@@ -41,23 +43,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     tokio::select! {
         result = measure => result?,
-        stopped = watch(&client) => return Err(stopped.into()),
+        stopped = handlers.serve(&client, say) => return Err(stopped.into()),
     }
     client.close(Duration::from_secs(1)).await;
     println!("{count} batches acknowledged");
     Ok(())
 }
 
-/// Says what happens, and answers commands, until the client has ended.
-async fn watch(client: &Client) -> tidegate::client::Stopped {
-    loop {
-        match client.event().await {
-            Ok(Event::Command { id, name, .. }) => {
-                client.result(&id, false, Value::from(format!("{name} is not known here")));
-            }
-            Ok(Event::Acked(_)) => {}
-            Ok(event) => eprintln!("{event:?}"),
-            Err(stopped) => return stopped,
-        }
+/// What this device can be told: `echo` gives back what it is given, `add` adds numbers.
+fn handlers() -> Handlers {
+    Handlers::new().on("echo", |command: Command| async move { Ok(command.params) }).on(
+        "add",
+        |command: Command| async move {
+            let numbers = command.params.as_array().ok_or("add takes a list of numbers")?;
+            let sum: Option<f64> = numbers.iter().map(Value::as_float).sum();
+            Ok(sum.ok_or("add takes numbers with a fraction")?.into())
+        },
+    )
+}
+
+fn say(event: &Event) {
+    if !matches!(event, Event::Acked(_)) {
+        eprintln!("{event:?}");
     }
 }

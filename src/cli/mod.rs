@@ -12,6 +12,7 @@ mod http;
 mod run;
 mod simulate;
 mod status;
+mod told;
 
 use std::io;
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::told;
 use crate::client::{Options, tls};
 use crate::config::units::parse_time;
 
@@ -24,6 +25,9 @@ mod report;
 mod tests;
 
 /// Devices that connect, send readings and count what is acknowledged.
+///
+/// They carry out three commands: identify, set-interval {"seconds": 5} and set-output
+/// {"output": "relay-1", "on": true}.
 ///
 /// Ends after --duration or --count, or with Ctrl-C. The summary goes to stdout; the exit code is 0
 /// when every device could connect and everything was acknowledged.
@@ -201,8 +205,9 @@ fn devices(args: &Args) -> anyhow::Result<Vec<Options>> {
         .transpose()?;
     let mut template = Options::new(args.url.clone(), "");
     template.tls = tls;
-    template.model = Some("tidegate simulate".into());
+    template.model = Some(device::MODEL.into());
     template.firmware = Some(env!("CARGO_PKG_VERSION").into());
+    template.commands = told::COMMANDS.map(String::from).to_vec();
     template.keep_batches = args.window;
     template.keep_bytes = usize::MAX;
     template.read_every = args.slow_reader.then_some(Duration::from_secs(1));

@@ -17,10 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::Event;
 use super::error::Stopped;
 use super::options::{Options, Target};
 use super::shared::{Greeting, Shared};
+use super::{Command, Event};
 use crate::core::backoff::Backoff;
 use crate::core::frame::{DeviceMessage, GatewayMessage, Hello, Welcome};
 
@@ -160,6 +160,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         }
         if resumed.is_ok() {
             state.connected = true;
+            // A connection that was dead for longer had been given up.
+            state.answers.connected(Instant::now(), silence);
             state.report(Event::Connected { acked: welcome.acked });
         }
         state.greeting = Some(Greeting { welcome, at });
@@ -314,8 +316,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<'_, S> {
             }
             GatewayMessage::Command { id, name, params, ttl } => {
                 self.shared.with(|state| {
-                    if state.command_came(&id) {
-                        state.report(Event::Command { id, name, params, ttl });
+                    if state.answers.came(&id) {
+                        state.report(Event::Command(Command { id, name, params, ttl }));
                     }
                 });
                 Ok(())

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ciborium::Value;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -193,11 +194,11 @@ impl FakeSession {
         seqs
     }
 
-    pub(crate) async fn result(&mut self) -> (String, bool) {
+    pub(crate) async fn result(&mut self) -> (String, bool, Value) {
         loop {
             if let Message::Binary(bytes) = soon(self.socket.next()).await.unwrap().unwrap() {
                 match DeviceMessage::decode(&bytes).unwrap() {
-                    DeviceMessage::Result { id, ok, .. } => return (id, ok),
+                    DeviceMessage::Result { id, ok, value } => return (id, ok, value),
                     other => panic!("RESULT expected, not {other:?}"),
                 }
             }

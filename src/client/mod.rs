@@ -34,10 +34,12 @@ use crate::core::batch::{self, Reading};
 use crate::core::frame::{DeviceMessage, Welcome};
 use crate::core::senml;
 
+mod answers;
 mod connection;
 mod error;
 #[cfg(test)]
 pub(crate) mod fake;
+mod handlers;
 mod options;
 mod shared;
 #[cfg(test)]
@@ -46,6 +48,7 @@ pub mod tls;
 mod window;
 
 pub use error::{BadOptions, SendError, Stopped};
+pub use handlers::{Command, Handlers};
 pub use options::{Options, SUBPROTOCOL};
 
 use options::Target;
@@ -82,18 +85,9 @@ pub enum Event {
         /// For a person.
         reason: String,
     },
-    /// A command to carry out; answer it with [`Client::result`]. One that the gateway sends again
-    /// is not told again.
-    Command {
-        /// Names it in the answer.
-        id: String,
-        /// What to do.
-        name: String,
-        /// With what.
-        params: Value,
-        /// Seconds until nobody wants the answer any more.
-        ttl: u64,
-    },
+    /// A command to carry out; answer it with [`Client::result`], or let [`Handlers`] do both. One
+    /// that the gateway sends again is not told again.
+    Command(Command),
     /// A connection that was up has ended; the next is under way.
     Disconnected {
         /// For a person.
@@ -215,10 +209,20 @@ impl Client {
         result
     }
 
-    /// Answers a command. `value` is the result, or where `ok` is false what went wrong.
+    /// Answers a command. `value` is the result, or where `ok` is false what went wrong. The answer
+    /// is kept until it is written to a connection, and sent again where that one broke soon after.
+    /// Of several answers to one command the first counts.
     pub fn result(&self, id: &str, ok: bool, value: Value) {
         let message: Bytes = DeviceMessage::Result { id: id.to_owned(), ok, value }.encode().into();
-        self.shared.tell_connection(|state| state.command_done(id, &message));
+        self.shared.tell_connection(|state| state.answers.done(id, message));
+    }
+
+    /// The same for what a handler returned.
+    pub fn answer(&self, id: &str, answer: Result<Value, String>) {
+        match answer {
+            Ok(value) => self.result(id, true, value),
+            Err(error) => self.result(id, false, error.into()),
+        }
     }
 
     /// What happened next.
@@ -244,10 +248,12 @@ impl Client {
         self.shared.wait_for(|state| look(state)).await
     }
 
-    /// Waits until every batch is settled, or the client has ended, and returns how many are not.
+    /// Waits until every batch is settled and every answer written, or the client has ended, and
+    /// returns how many batches are not settled.
     pub async fn settled(&self) -> usize {
         self.until(|state| {
-            (state.window.len() == 0 || state.stopped.is_some()).then(|| state.window.len())
+            let done = state.window.len() == 0 && state.answers.waiting() == 0;
+            (done || state.stopped.is_some()).then(|| state.window.len())
         })
         .await
     }

@@ -11,6 +11,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use super::Event;
+use super::answers::Answers;
 use super::error::Stopped;
 use super::window::Window;
 use crate::core::frame::Welcome;
@@ -18,10 +19,8 @@ use crate::ports::lock;
 
 /// Events kept for a caller who does not fetch them; the oldest go first.
 const EVENTS_KEPT: usize = 1024;
-/// Best effort batches and results waiting to be written.
+/// Best effort batches waiting to be written.
 pub(super) const OUTBOX: usize = 64;
-/// Commands remembered, so that one that is sent again is not carried out again.
-const COMMANDS_REMEMBERED: usize = 64;
 
 /// The state behind its lock, and the two ways to wake someone.
 #[derive(Debug)]
@@ -41,8 +40,7 @@ pub(super) struct State {
     pub(super) closing: bool,
     pub(super) cut: Option<Duration>,
     pub(super) stopped: Option<Stopped>,
-    results: VecDeque<Bytes>,
-    commands: VecDeque<(String, Option<Bytes>)>,
+    pub(super) answers: Answers,
     events: VecDeque<Event>,
     missed: u64,
     acked_told: u64,
@@ -67,8 +65,7 @@ impl Shared {
             closing: false,
             cut: None,
             stopped: None,
-            results: VecDeque::new(),
-            commands: VecDeque::new(),
+            answers: Answers::default(),
             events: VecDeque::new(),
             missed: 0,
             acked_told,
@@ -136,8 +133,8 @@ impl Shared {
 impl State {
     /// The next message to write, if any.
     pub(super) fn next_frame(&mut self) -> Option<Bytes> {
-        self.results
-            .pop_front()
+        self.answers
+            .next(Instant::now())
             .or_else(|| self.window.next_unsent())
             .or_else(|| self.best_effort.pop_front())
     }
@@ -163,35 +160,5 @@ impl State {
                 Event::Acked(acked)
             })
         })
-    }
-
-    /// A command came. Says whether it is new; one that was carried out already is answered again.
-    pub(super) fn command_came(&mut self, id: &str) -> bool {
-        if let Some((_, result)) = self.commands.iter().find(|(known, _)| known == id) {
-            if let Some(result) = result.clone() {
-                self.queue_result(result);
-            }
-            return false;
-        }
-        if self.commands.len() >= COMMANDS_REMEMBERED {
-            self.commands.pop_front();
-        }
-        self.commands.push_back((id.to_owned(), None));
-        true
-    }
-
-    /// A command was carried out: `message` is its RESULT.
-    pub(super) fn command_done(&mut self, id: &str, message: &Bytes) {
-        if let Some((_, result)) = self.commands.iter_mut().find(|(known, _)| known == id) {
-            *result = Some(message.clone());
-        }
-        self.queue_result(message.clone());
-    }
-
-    fn queue_result(&mut self, message: Bytes) {
-        if self.results.len() >= OUTBOX {
-            self.results.pop_front();
-        }
-        self.results.push_back(message);
     }
 }

@@ -262,20 +262,89 @@ async fn a_command_that_comes_twice_is_carried_out_once_and_answered_twice() {
     let gateway = FakeGateway::bind().await;
     let (client, mut session) = pair(&gateway, options(&gateway)).await;
     session.welcome(0).await;
-    let command = GatewayMessage::Command {
-        id: "c-1".into(),
-        name: "open".into(),
-        params: Value::Null,
-        ttl: 60,
-    };
+    let command = command("c-1", "open");
     session.send(&command).await;
     assert_eq!(next(&client).await, Event::Connected { acked: 0 });
-    assert!(matches!(next(&client).await, Event::Command { id, .. } if id == "c-1"));
+    assert!(matches!(next(&client).await, Event::Command(Command { id, .. }) if id == "c-1"));
     client.result("c-1", true, Value::from("done"));
-    assert_eq!(session.result().await, ("c-1".into(), true));
+    let answer = ("c-1".into(), true, Value::from("done"));
+    assert_eq!(session.result().await, answer);
     session.send(&command).await;
-    assert_eq!(session.result().await, ("c-1".into(), true));
+    assert_eq!(session.result().await, answer);
     assert_eq!(client.try_event(), None);
+}
+
+fn command(id: &str, name: &str) -> GatewayMessage {
+    let params = Value::from(format!("for {id}"));
+    GatewayMessage::Command { id: id.into(), name: name.into(), params, ttl: 60 }
+}
+
+#[tokio::test]
+async fn each_command_goes_to_its_handler_and_a_slow_one_holds_up_no_other() {
+    let gateway = FakeGateway::bind().await;
+    let release = Arc::new(tokio::sync::Notify::new());
+    let released = release.clone();
+    let handlers = Handlers::new()
+        .on("slow", move |command: Command| {
+            let released = released.clone();
+            async move {
+                released.notified().await;
+                Ok(command.params)
+            }
+        })
+        .on("fails", |_| async { Err("the valve is stuck".to_owned()) });
+    let mut options = options(&gateway);
+    options.commands = handlers.names();
+    let (client, mut session) = pair(&gateway, options).await;
+    assert_eq!(session.hello.commands, ["fails", "slow"]);
+    session.welcome(0).await;
+    let mut others = Vec::new();
+    let talk = async {
+        for (id, name) in [("1", "slow"), ("2", "fails"), ("3", "dance")] {
+            session.send(&command(id, name)).await;
+        }
+        assert_eq!(session.result().await, ("2".into(), false, Value::from("the valve is stuck")));
+        let (id, ok, value) = session.result().await;
+        assert_eq!((id.as_str(), ok), ("3", false));
+        assert!(value.as_text().unwrap().contains("does not know the command \"dance\""));
+        release.notify_one();
+        assert_eq!(session.result().await, ("1".into(), true, Value::from("for 1")));
+        client.shared.tell_connection(|state| state.closing = true);
+    };
+    let (stopped, ()) = soon(async {
+        tokio::join!(handlers.serve(&client, |event| others.push(event.clone())), talk)
+    })
+    .await;
+    assert_eq!(stopped, Stopped::Closed);
+    assert_eq!(others, [Event::Connected { acked: 0 }]);
+}
+
+#[tokio::test]
+async fn an_answer_that_a_broken_connection_may_have_taken_with_it_is_sent_again() {
+    let gateway = FakeGateway::bind().await;
+    let (client, mut session) = pair(&gateway, options(&gateway)).await;
+    session.welcome(0).await;
+    session.send(&command("c-1", "open")).await;
+    assert_eq!(next(&client).await, Event::Connected { acked: 0 });
+    assert!(matches!(next(&client).await, Event::Command(_)));
+    client.result("c-1", true, Value::from("done"));
+    // Whether the gateway has read it is not known when the connection breaks.
+    soon(client.settled()).await;
+    drop(session);
+    let mut session = gateway.accept().await;
+    session.welcome(0).await;
+    assert_eq!(session.result().await, ("c-1".into(), true, Value::from("done")));
+    // What is answered while there is no connection waits for one.
+    drop(session);
+    while client.is_connected() {
+        next(&client).await;
+    }
+    client.result("c-2", false, Value::from("no"));
+    let mut session = gateway.accept().await;
+    session.welcome(0).await;
+    let mut seen = [session.result().await.0, session.result().await.0];
+    seen.sort();
+    assert_eq!(seen, ["c-1", "c-2"]);
 }
 
 #[tokio::test]

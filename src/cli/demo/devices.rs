@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::machine::Machine;
 use super::plants::{Moment, Plant, all};
 use crate::cli::curves::{DAY, chance};
-use crate::client::{Client, Event, Options};
+use crate::cli::told::{self, Told, carry_out};
+use crate::client::{Client, Event, Options, Stopped};
 use crate::core::batch::Reading;
 
 /// The device that is real.
@@ -60,6 +61,7 @@ impl Devices {
         let mut options = Options::new(url, id);
         options.model = Some(model.to_owned());
         options.firmware = Some(format!("tidegate {}", env!("CARGO_PKG_VERSION")));
+        options.commands = told::COMMANDS.map(String::from).to_vec();
         options.backoff_max = Duration::from_secs(5);
         let (client, connection) = Client::start(options)?;
         tokio::spawn(connection);
@@ -118,73 +120,169 @@ impl Devices {
 }
 
 /// Sends what `plant` measures; now and then its network is gone for some seconds.
-async fn simulated(
-    client: Arc<Client>,
-    mut plant: Box<dyn Plant>,
-    zone: f64,
-    stop: CancellationToken,
-) {
-    let mut pace = Pace::new(plant.period());
+async fn simulated(client: Arc<Client>, plant: Box<dyn Plant>, zone: f64, stop: CancellationToken) {
+    let mut device = Simulated { pace: Pace::new(plant.period()), plant };
     let work = async {
         // The time of the first readings is the gateway's.
         let _ = client.connected().await;
         loop {
-            let elapsed = pace.next().await;
-            let readings = plant.measure(Moment { unix: client.now(), zone, elapsed });
+            let elapsed = device.wait(&client).await?;
+            let moment = Moment { unix: client.now(), zone, elapsed };
+            let readings = device.plant.measure(moment);
             if chance(&mut rand::rng(), elapsed, DROP_OUT_EVERY) {
                 client.disconnect(Duration::from_secs_f64(2.0 + 6.0 * rand::random::<f64>()));
             }
             send(&client, &readings).await;
         }
     };
-    stop.run_until_cancelled(work).await;
+    stop.run_until_cancelled(work).await.map(|ended: Result<(), Stopped>| ended.ok());
 }
 
 /// Sends what this machine measures.
 async fn real(client: Arc<Client>, stop: CancellationToken) {
-    let mut machine = Machine::new();
-    let mut pace = Pace::new(MACHINE_PERIOD);
+    let mut device = Real { pace: Pace::new(MACHINE_PERIOD), machine: Machine::new() };
     let work = async {
         let _ = client.connected().await;
         loop {
-            let elapsed = pace.next().await;
-            let readings = machine.measure(client.now(), elapsed);
+            let elapsed = device.wait(&client).await?;
+            let readings = device.machine.measure(client.now(), elapsed);
             send(&client, &readings).await;
         }
     };
-    stop.run_until_cancelled(work).await;
+    stop.run_until_cancelled(work).await.map(|ended: Result<(), Stopped>| ended.ok());
 }
 
 async fn send(client: &Client, readings: &[Reading]) {
     // An error means that the client has ended; the counts show what it could not send.
     let _ = client.send(readings).await;
-    while let Some(event) = client.try_event() {
-        if let Event::Command { id, .. } = event {
-            client.result(&id, false, "a simulated device does nothing".into());
+}
+
+/// Waits until it is time to measure, and does meanwhile what it is told.
+trait Measures: Told + Sized {
+    fn pace(&mut self) -> &mut Pace;
+
+    /// The seconds since the last time.
+    async fn wait(&mut self, client: &Client) -> Result<f64, Stopped> {
+        loop {
+            tokio::select! {
+                elapsed = self.pace().next() => return Ok(elapsed),
+                event = client.event() => if let Event::Command(command) = event? {
+                    let answer = carry_out(&command, self);
+                    client.answer(&command.id, answer);
+                },
+            }
         }
     }
 }
 
+struct Simulated {
+    pace: Pace,
+    plant: Box<dyn Plant>,
+}
+
+impl Measures for Simulated {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+}
+
+impl Told for Simulated {
+    fn model(&self) -> &str {
+        self.plant.model()
+    }
+
+    fn started(&self) -> Instant {
+        self.pace.began
+    }
+
+    fn interval(&self) -> Option<f64> {
+        Some(self.pace.seconds())
+    }
+
+    fn set_interval(&mut self, seconds: f64) {
+        self.pace.set(seconds);
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        self.plant.outputs()
+    }
+
+    fn set_output(&mut self, output: &'static str, on: bool) {
+        self.plant.set_output(output, on);
+    }
+}
+
+struct Real {
+    pace: Pace,
+    machine: Machine,
+}
+
+impl Measures for Real {
+    fn pace(&mut self) -> &mut Pace {
+        &mut self.pace
+    }
+}
+
+impl Told for Real {
+    fn model(&self) -> &str {
+        THIS_MACHINE
+    }
+
+    fn started(&self) -> Instant {
+        self.pace.began
+    }
+
+    fn interval(&self) -> Option<f64> {
+        Some(self.pace.seconds())
+    }
+
+    fn set_interval(&mut self, seconds: f64) {
+        self.pace.set(seconds);
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn set_output(&mut self, _: &'static str, _: bool) {}
+}
+
 /// When to measure.
 struct Pace {
+    began: Instant,
     timer: Interval,
     last: Instant,
 }
 
 impl Pace {
     fn new(seconds: f64) -> Self {
-        let mut timer = tokio::time::interval(Duration::from_secs_f64(seconds));
-        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { timer, last: Instant::now() }
+        let now = Instant::now();
+        Self { began: now, timer: timer(Duration::ZERO, seconds), last: now }
     }
 
-    /// Waits for the next time and returns the seconds since the last.
+    fn seconds(&self) -> f64 {
+        self.timer.period().as_secs_f64()
+    }
+
+    /// From the next time on, which comes after `seconds`.
+    fn set(&mut self, seconds: f64) {
+        self.timer = timer(Duration::from_secs_f64(seconds), seconds);
+    }
+
+    /// Waits for the next time and returns the seconds since the last. Cancel safe.
     async fn next(&mut self) -> f64 {
         self.timer.tick().await;
         let elapsed = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
         elapsed
     }
+}
+
+fn timer(first: Duration, seconds: f64) -> Interval {
+    let first = tokio::time::Instant::now() + first;
+    let mut timer = tokio::time::interval_at(first, Duration::from_secs_f64(seconds));
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
 }
 
 /// Seconds that local time is ahead of UTC, as `date` says; 0 where there is no `date`.

@@ -17,6 +17,10 @@ pub(super) trait Plant: Send {
     fn period(&self) -> f64;
     /// What it measures at `moment`.
     fn measure(&mut self, moment: Moment) -> Vec<Reading>;
+    /// What can be switched.
+    fn outputs(&self) -> &'static [&'static str];
+    /// Switches one of them.
+    fn set_output(&mut self, output: &str, on: bool);
 }
 
 /// When a plant measures.
@@ -59,11 +63,17 @@ struct Greenhouse {
     air: Wander,
     clouds: Wander,
     soil: f64,
+    watering: bool,
 }
 
 impl Greenhouse {
     fn new() -> Self {
-        Self { air: Wander::new(0.6, 300.0), clouds: Wander::new(0.25, 120.0), soil: 34.0 }
+        Self {
+            air: Wander::new(0.6, 300.0),
+            clouds: Wander::new(0.25, 120.0),
+            soil: 34.0,
+            watering: false,
+        }
     }
 }
 
@@ -93,6 +103,9 @@ impl Plant for Greenhouse {
         if chance(rng, moment.elapsed, 600.0) || self.soil < 24.0 {
             self.soil = 38.0;
         }
+        if self.watering {
+            self.soil = (self.soil + 0.1 * moment.elapsed).min(55.0);
+        }
         let mut readings = vec![
             moment.number("temperature", "Cel", temperature + noise(rng, 0.05), 2),
             moment.number("humidity", "%RH", humidity, 1),
@@ -101,7 +114,16 @@ impl Plant for Greenhouse {
         if rng.random::<f64>() > 0.05 {
             readings.push(moment.number("soil_moisture", "%", self.soil + noise(rng, 0.1), 1));
         }
+        readings.push(moment.other("irrigation", Value::Bool(self.watering)));
         readings
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &["irrigation"]
+    }
+
+    fn set_output(&mut self, _: &str, on: bool) {
+        self.watering = on;
     }
 }
 
@@ -110,11 +132,12 @@ struct ColdStore {
     temperature: f64,
     compressor: bool,
     door_open_for: f64,
+    light: bool,
 }
 
 impl ColdStore {
     fn new() -> Self {
-        Self { temperature: -18.5, compressor: false, door_open_for: 0.0 }
+        Self { temperature: -18.5, compressor: false, door_open_for: 0.0, light: false }
     }
 }
 
@@ -158,7 +181,16 @@ impl Plant for ColdStore {
             moment.number("compressor_current", "A", current.max(0.0), 2),
             moment.other("compressor", Value::Bool(self.compressor)),
             moment.other("door_open", Value::Bool(door)),
+            moment.other("light", Value::Bool(door || self.light)),
         ]
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &["light"]
+    }
+
+    fn set_output(&mut self, _: &str, on: bool) {
+        self.light = on;
     }
 }
 
@@ -168,6 +200,7 @@ struct Pump {
     remaining: f64,
     rpm: f64,
     wear: Wander,
+    enabled: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +217,7 @@ impl Pump {
             remaining: 40.0,
             rpm: 2950.0,
             wear: Wander::new(0.08, 60.0),
+            enabled: true,
         }
     }
 
@@ -219,6 +253,7 @@ impl Plant for Pump {
             self.next_state(rng);
         }
         let (target, level, name) = match self.state {
+            _ if !self.enabled => (0.0, 0.02, "off"),
             PumpState::Idle => (0.0, 0.02, "idle"),
             PumpState::Running => (2950.0, 1.1, "running"),
             PumpState::Rough => (2900.0, 3.4, "rough"),
@@ -241,6 +276,14 @@ impl Plant for Pump {
             moment.other("state", Value::Text(name.into())),
         ]
     }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &["motor"]
+    }
+
+    fn set_output(&mut self, _: &str, on: bool) {
+        self.enabled = on;
+    }
 }
 
 /// Wind with gusts, pressure that drifts, rain that only adds up.
@@ -250,6 +293,7 @@ struct Mast {
     direction: Wander,
     shower_for: f64,
     rain: f64,
+    heater: bool,
 }
 
 impl Mast {
@@ -260,6 +304,7 @@ impl Mast {
             direction: Wander::new(35.0, 600.0),
             shower_for: 0.0,
             rain: 0.0,
+            heater: false,
         }
     }
 }
@@ -304,7 +349,16 @@ impl Plant for Mast {
                 1,
             ),
             moment.number("rain_sum", "mm", self.rain, 1),
+            moment.other("sensor_heater", Value::Bool(self.heater)),
         ]
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &["sensor_heater"]
+    }
+
+    fn set_output(&mut self, _: &str, on: bool) {
+        self.heater = on;
     }
 }
 
@@ -382,6 +436,14 @@ mod tests {
         for name in ["compressor", "door_open"] {
             assert_eq!(range(&seen[name]), (0.0, 1.0), "{name}");
         }
+    }
+
+    #[test]
+    fn a_pump_that_is_switched_off_comes_to_rest() {
+        let mut pump = Pump::new();
+        pump.set_output("motor", false);
+        let speed = &day(&mut pump)["speed"];
+        assert!(range(&speed[100..]).1 < 30.0);
     }
 
     #[test]

@@ -10,8 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::model::{Channels, malformed};
 use super::report::Totals;
+use crate::cli::told::{Told, carry_out};
 use crate::client::{BadOptions, Client, Event, Options, Stopped};
 
+/// What a simulated device says it is.
+pub(super) const MODEL: &str = "tidegate simulate";
 /// Batches handed over before events are looked at again.
 const BURST: u64 = 256;
 /// How long a device that connects for the first time counts against `--connecting`.
@@ -51,6 +54,7 @@ pub(super) async fn run(options: Options, number: usize, common: Common) -> Resu
     let lag = number as f64 * 137.0 % 3600.0;
     let mut device = Device {
         channels: Channels::new(common.plan.readings, lag),
+        interval: common.plan.interval,
         waiting: VecDeque::new(),
         pack: None,
         made: 0,
@@ -82,6 +86,8 @@ struct Device {
     client: Client,
     common: Common,
     channels: Channels,
+    /// As planned, or as it was told.
+    interval: Option<Duration>,
     /// Numbers sent and not acknowledged, and when they were sent. (A timer's tick is a millisecond:
     /// counted from when they were due, the tool would show itself.)
     waiting: VecDeque<(u64, Instant)>,
@@ -99,7 +105,7 @@ impl Device {
         let plan = Arc::clone(&self.common.plan);
         // Devices do not measure in step.
         let mut due =
-            Instant::now() + plan.interval.unwrap_or_default().mul_f64(rand::random::<f64>());
+            Instant::now() + self.interval.unwrap_or_default().mul_f64(rand::random::<f64>());
         let mut timer = std::pin::pin!(sleep_until(due.into()));
         let mut cut = plan.reconnect_every.map(|every| (every, Box::pin(next_cut(&plan, every))));
         loop {
@@ -108,7 +114,7 @@ impl Device {
             if done {
                 return;
             }
-            let waits = !blocked && plan.interval.is_some();
+            let waits = !blocked && self.interval.is_some();
             if waits && timer.deadline() != due.into() {
                 timer.as_mut().reset(due.into());
             }
@@ -138,7 +144,7 @@ impl Device {
     /// Sends until nothing is due or there is no room (`true`).
     async fn send_what_is_due(&mut self, due: &mut Instant) -> bool {
         let plan = Arc::clone(&self.common.plan);
-        let Some(interval) = plan.interval else { return true };
+        let Some(interval) = self.interval else { return true };
         let mut sent = 0;
         let blocked = loop {
             if plan.count.is_some_and(|count| self.made >= count) {
@@ -223,8 +229,9 @@ impl Device {
                 self.disconnected();
             }
             Event::Unreachable { reason } => totals.failed(reason),
-            Event::Command { id, .. } => {
-                self.client.result(&id, true, ciborium::Value::Null);
+            Event::Command(command) => {
+                let answer = carry_out(&command, self);
+                self.client.answer(&command.id, answer);
             }
             Event::Missed(_) => {}
         }
@@ -260,6 +267,32 @@ impl Device {
         self.common.totals.unacknowledged.add(self.client.unacknowledged() as u64);
         self.disconnected();
         self.client.close(Duration::ZERO).await;
+    }
+}
+
+impl Told for Device {
+    fn model(&self) -> &str {
+        MODEL
+    }
+
+    fn started(&self) -> Instant {
+        self.common.plan.began
+    }
+
+    fn interval(&self) -> Option<f64> {
+        self.interval.map(|interval| interval.as_secs_f64())
+    }
+
+    fn set_interval(&mut self, seconds: f64) {
+        self.interval = Duration::try_from_secs_f64(seconds).ok();
+    }
+
+    fn outputs(&self) -> &'static [&'static str] {
+        &["relay-1", "relay-2"]
+    }
+
+    fn set_output(&mut self, output: &'static str, on: bool) {
+        self.channels.set_output(output, on);
     }
 }
 

@@ -19,10 +19,11 @@ const CHANNELS: [(&str, &str, f64, f64, f64); 8] = [
     ("vibration", "m/s2", 0.8, 0.2, 0.06),
 ];
 
-/// One device's channels.
+/// One device's channels, and behind them the outputs that were switched.
 #[derive(Debug)]
 pub(super) struct Channels {
     readings: Vec<Reading>,
+    measured: usize,
     lag: f64,
 }
 
@@ -38,7 +39,18 @@ impl Channels {
                 reading(&name, unit, *middle, 0.0)
             })
             .collect();
-        Self { readings, lag }
+        Self { readings, measured: count, lag }
+    }
+
+    /// Shows an output from now on.
+    pub(super) fn set_output(&mut self, name: &str, on: bool) {
+        let value = Some(Value::Bool(on));
+        let mut outputs = self.readings.iter_mut().skip(self.measured);
+        if let Some(known) = outputs.find(|reading| reading.name == name) {
+            known.value = value;
+        } else {
+            self.readings.push(Reading { value, unit: None, ..reading(name, "", 0.0, 0.0) });
+        }
     }
 
     /// The next batch as a SenML CBOR pack, measured at `time` (Unix time in seconds).
@@ -47,11 +59,14 @@ impl Channels {
         // Milliseconds: what a device's clock gives.
         let time = rounded(time, 3);
         for (reading, (_, _, middle, swing, deviation)) in
-            self.readings.iter_mut().zip(CHANNELS.iter().cycle())
+            self.readings.iter_mut().take(self.measured).zip(CHANNELS.iter().cycle())
         {
             let value = middle + swing * day + noise(rng, *deviation);
             reading.value = Some(Value::Number(rounded(value, 2)));
             reading.time = time;
+        }
+        for output in self.readings.iter_mut().skip(self.measured) {
+            output.time = time;
         }
         senml::encode(&self.readings)
     }
@@ -93,6 +108,22 @@ mod tests {
             assert_eq!(names.len(), count);
             assert!(readings.iter().all(|r| (r.time - NOW).abs() < 0.01));
         }
+    }
+
+    #[test]
+    fn an_output_that_was_switched_is_a_reading_from_then_on() {
+        let device = DeviceId::new("sim-1").unwrap();
+        let mut channels = Channels::new(2, 0.0);
+        channels.set_output("relay-1", true);
+        channels.set_output("relay-2", true);
+        channels.set_output("relay-1", false);
+        let pack = channels.pack(NOW, &mut rand::rng());
+        let readings = resolve(&pack, &device, NOW, &LIMITS).unwrap();
+        let outputs: Vec<_> =
+            readings[2..].iter().map(|r| (r.name.as_str(), r.value.clone(), r.time)).collect();
+        let on = |on| Some(Value::Bool(on));
+        assert_eq!(outputs, [("relay-1", on(false), NOW), ("relay-2", on(true), NOW)]);
+        assert!(matches!(readings[1].value, Some(Value::Number(_))));
     }
 
     #[test]
