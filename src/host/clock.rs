@@ -46,15 +46,17 @@ impl SystemClock {
         }
     }
 
-    /// The offset in force. It keeps its value, bit for bit, until the clock is set.
-    fn offset(&self) -> f64 {
+    /// Unix time and the offset in force, which keeps its value, bit for bit, until the clock is set.
+    /// Both are of one look: a clock that is set a moment later changes neither.
+    fn look(&self) -> (f64, f64) {
         let known = self.offset.load(Ordering::Acquire);
         let offset = f64::from_bits(known);
         for _ in 0..LOOKS {
             let before = uptime();
-            let measured = unix() - before;
+            let unix = unix();
+            let measured = unix - before;
             if (measured - offset).abs() < STEP_MIN {
-                return offset;
+                return (unix, offset);
             }
             if uptime() - before < LOOK_MAX {
                 let new = rounded(measured).to_bits();
@@ -67,10 +69,10 @@ impl SystemClock {
                     let seconds = rounded(offset - f64::from_bits(known));
                     tracing::warn!(seconds, "the clock was set");
                 }
-                return offset;
+                return (unix, offset);
             }
         }
-        offset
+        (uptime() + offset, offset)
     }
 
     /// Whether a time server is still to be heard from, where that can be known.
@@ -99,8 +101,7 @@ impl Clock for SystemClock {
     }
 
     fn moment(&self) -> Moment {
-        let offset = self.offset();
-        let unix = unix();
+        let (unix, offset) = self.look();
         let lag = if self.is_waiting(unix - offset) {
             f64::INFINITY
         } else {

@@ -53,8 +53,8 @@ impl Ages {
     /// corrected when it leaves: its clock may be set at any moment.
     #[must_use]
     pub(super) fn correction(&self, received: f64, base: &Base) -> Option<f64> {
-        let earlier = self.boots.iter().filter(|boot| boot.boot != self.now.base.boot);
-        earlier.filter_map(|boot| base.correction(received, boot)).next()
+        let mut earlier = self.boots.iter().filter(|boot| boot.boot != self.now.base.boot);
+        earlier.find_map(|boot| base.correction(received, boot))
     }
 
     /// When a batch received at `received` by the clock of `base` was received by the clock of now.

@@ -2,7 +2,7 @@
 
 use tidegate::core::batch::{Reading, Value};
 
-use crate::support::{NOW, pack, reading, resolved, stamped};
+use crate::support::{pack, reading, resolved, stamped};
 
 const SENSOR: &str = "urn:dev:ow:10e2073a01080063";
 

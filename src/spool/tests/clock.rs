@@ -1,5 +1,7 @@
 //! A board without a battery for its clock: what is spooled keeps its age and gets its time.
 
+#![allow(clippy::float_cmp, reason = "bit for bit is what is meant")]
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
