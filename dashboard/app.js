@@ -2,7 +2,7 @@
 
 import { Cards } from './cards.js';
 import { Feed } from './feed.js';
-import { bytes, count, decimal, moment, span, summary } from './format.js';
+import { bytes, count, decimal, moment, outlook, span, summary } from './format.js';
 
 const $ = (id) => document.getElementById(id);
 
@@ -110,6 +110,7 @@ function show(now) {
   write('buffer', spool.batches ? count(spool.batches, 'batch', 'batches') : 'Empty');
   const oldest = spool.oldest_age_s === null ? '' : `, oldest ${span(spool.oldest_age_s)}`;
   write('buffer-note', `${bytes(spool.bytes)} of ${bytes(spool.max_bytes)}${oldest}`);
+  write('outlook', outlook(spool));
   const share = spool.max_bytes > 0 ? Math.min(100, 100 * spool.bytes / spool.max_bytes) : 0;
   $('level').style.width = `${spool.batches ? Math.max(1, share) : share}%`;
   $('gauge').classList.toggle('warn', share >= 80);

@@ -112,6 +112,23 @@ export function moment(seconds, now) {
   return today ? time : `${then.toLocaleDateString('en-GB')} ${time}`;
 }
 
+// When the buffer reaches a limit, as a sentence with a space before it.
+function filled({ full_in_s: full, lasts_s: lasts, batches }) {
+  if (full === 0) return ' The buffer is full.';
+  if (typeof full === 'number') return ` At this rate the buffer is full in ${span(full)}.`;
+  // The age limit comes first.
+  return batches > 0 && typeof lasts === 'number'
+    ? ` The oldest readings reach the age limit in ${span(lasts)}.` : '';
+}
+
+// What stands below the buffer's figure: what the next outage may last, what the disk had to take.
+export function outlook({ lasts_s: lasts, disk_written_today_bytes: today }) {
+  const parts = [];
+  if (typeof lasts === 'number') parts.push(lasts > 0 ? `lasts ${span(lasts)} without the broker` : 'full');
+  if (typeof today === 'number') parts.push(`${bytes(today)} written today`);
+  return parts.join(', ');
+}
+
 // What the gateway's state means, in a sentence or two, and how bad it is. `kind` changes when the
 // meaning does, not when a figure in it does.
 export function summary({ uplink, spool, devices }, now) {
@@ -134,8 +151,7 @@ export function summary({ uplink, spool, devices }, now) {
     const safe = waiting
       ? ` Readings are kept on disk: ${buffered} so far.`
       : ' Nothing is waiting yet.';
-    const full = spool.full_in_s === null
-      ? '' : ` At this rate the buffer is full in ${span(spool.full_in_s)}.`;
+    const full = filled(spool);
     if (first) {
       return {
         kind: 'connecting', level: lost ? 'warn' : 'notice', text: `Connecting to the broker.${lost}`,

@@ -12,23 +12,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::fault::Faults;
+use crate::config::registry::Registry;
 use crate::config::watch::{FileWatch, RegistryWatch};
-use crate::config::{Drain, Settings, Surroundings};
+use crate::config::{Auth, Drain, Settings, Surroundings};
 use crate::core::delivery;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
 use crate::device::{self, ListenError, Listener};
-use crate::engine::{Engine, Pulse, Shared, Stopped};
+use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
+use crate::host::wear::Wear;
+use crate::ledger::{self, LedgerError};
 use crate::metrics::Metrics;
-use crate::ports::{Budget, Clock, Health};
+use crate::ports::{Budget, Clock, CommandAccess, Health};
 use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
@@ -52,7 +55,10 @@ pub enum AppError {
     #[error("{0}")]
     Configuration(Faults),
     /// The data directory cannot be made.
-    #[error("gateway.data_dir: {path} cannot be created: {error}")]
+    #[error(
+        "gateway.data_dir: {path} cannot be created: {error}. The disk below it must be there, and \
+         this user must be able to write to it; or set another folder"
+    )]
     DataDir {
         /// The setting.
         path: PathBuf,
@@ -62,6 +68,9 @@ pub enum AppError {
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
+    /// The ledger of commands cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// Devices cannot connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -104,6 +113,7 @@ struct Gateway {
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
     listening: Arc<AtomicBool>,
+    wear: Arc<Wear>,
 }
 
 impl Gateway {
@@ -114,6 +124,7 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let wear = Arc::new(Wear::new(clock.clone()));
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
         let fleet = Arc::new(Fleet::new());
@@ -128,10 +139,12 @@ impl Gateway {
             health.clone(),
             metrics.clone(),
             clock.clone(),
-        )?;
+        )?
+        .taking_requests();
         let listener = Listener::bind(&settings.devices)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
+        let (commands, requests) = CommandAccess::new(settings.commands.max_size);
         // Served before the spool is open, so that `/readyz` can say what the start waits for.
         let dashboard = dashboard::start(
             &settings.dashboard,
@@ -141,13 +154,18 @@ impl Gateway {
                 fleet: fleet.clone(),
                 health: health.clone(),
                 metrics: metrics.clone(),
+                commands: commands.clone(),
                 clock: clock.clone(),
+                wear: wear.clone(),
                 started,
                 listening: listening.clone(),
                 allowed_hosts: own_names(),
             },
         )?;
-        let spool = open_spool(&settings, &health, &metrics, &clock)?;
+        let spool = open_spool(&settings, &health, &clock)?;
+        let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
+        // The spool holds the folder's lock from here on.
+        wear.keep_in(&settings.gateway.data_dir);
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -155,6 +173,15 @@ impl Gateway {
             delivery_settings(&settings),
             publisher,
             spool,
+            engine::Parts {
+                settings: settings.commands.desk(),
+                ledger,
+                requests,
+                permits: permits(&settings, devices.clone()),
+                book: commands.book,
+                metrics: metrics.clone(),
+                seed: rand::random(),
+            },
             inbox,
             Shared {
                 clock: clock.clone(),
@@ -201,6 +228,7 @@ impl Gateway {
             pulse,
             dashboard,
             listening,
+            wear,
         })
     }
 
@@ -247,6 +275,7 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        self.wear.save();
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
         match engine? {
@@ -299,14 +328,20 @@ impl Gateway {
 fn open_spool(
     settings: &Settings,
     health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
 ) -> Result<SledSpool, AppError> {
     notify::status("opening the spool");
     let path = &settings.gateway.data_dir;
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
-    Ok(spool::open(path, &settings.spool, health.clone(), metrics.clone(), clock.clone())?)
+    Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+}
+
+/// What a device may be sent: where devices need no credentials, one that is not registered may be
+/// sent anything.
+fn permits(settings: &Settings, registry: watch::Receiver<Arc<Registry>>) -> engine::Permits {
+    let anyone = (settings.devices.auth == Auth::None).then(Arc::default);
+    Box::new(move |device| registry.borrow().permissions(device).or_else(|| anyone.clone()))
 }
 
 /// Done when the sender is used or dropped: both mean stop.

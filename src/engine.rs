@@ -5,6 +5,9 @@
 //! as many batches as have arrived, the uplink is written once per turn, and a connection gets one
 //! cumulative ACK for all that was settled.
 
+mod commands;
+mod losses;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -18,16 +21,21 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::{Batch, Loss};
+use crate::core::batch::{Batch, Loss, value_weight};
 use crate::core::clock::is_set;
+use crate::core::command::{Answered, Now};
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::losses::{Burst, Reports};
 use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
-    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Link, Outbound,
-    Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
+    Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Ledger, Link,
+    Outbound, Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
 };
+
+use commands::Commands;
+pub use commands::{Parts, Permits};
 
 /// Device events taken in one turn at most; each is the burst of one connection.
 const EVENTS_PER_TURN: usize = 256;
@@ -81,10 +89,11 @@ pub enum Stopped {
 }
 
 /// See the module's documentation.
-pub struct Engine<P, S> {
+pub struct Engine<P, S, L> {
     delivery: Delivery,
     publisher: P,
     spool: S,
+    commands: Commands<L>,
     inbox: mpsc::Receiver<DeviceEvent>,
     events: Vec<DeviceEvent>,
     links: HashMap<SessionId, Opened>,
@@ -96,6 +105,8 @@ pub struct Engine<P, S> {
     last_epoch: u64,
     gaps: u64,
     duplicates: u64,
+    burst: Burst,
+    reports: Reports,
 }
 
 struct Opened {
@@ -104,18 +115,21 @@ struct Opened {
     facts: Arc<DeviceFacts>,
 }
 
-impl<P: Publisher, S: Spool> Engine<P, S> {
-    /// An engine that goes on with what the spool holds.
+impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
+    /// An engine that goes on with what the spool and the ledger hold.
     pub fn new(
         settings: Settings,
         publisher: P,
         spool: S,
+        commands: commands::Parts<L>,
         inbox: mpsc::Receiver<DeviceEvent>,
         shared: Shared,
     ) -> Self {
         let opened = spool.opened();
         let ack = |path| shared.metrics.ack_seconds.get_or_create_owned(&metrics::Path { path });
+        let beginning = Now { unix: shared.clock.unix(), mono: 0.0 };
         let mut engine = Self {
+            commands: Commands::new(commands, beginning),
             delivery: Delivery::new(settings, opened.head, opened.tail, opened.progress),
             publisher,
             spool,
@@ -130,6 +144,8 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             last_epoch: 0,
             gaps: 0,
             duplicates: 0,
+            burst: Burst::default(),
+            reports: Reports::default(),
         };
         engine.report_losses(opened.losses);
         engine
@@ -152,14 +168,18 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         self.delivery.stop(self.now());
         self.perform();
         let settled = timeout_at(deadline, self.settled()).await.is_ok();
+        losses::log(self.burst.take());
         // What is handed over is on the disk or still the devices' own: these two are politeness.
         let _ = timeout_at(deadline, self.publisher.close()).await;
         let _ = timeout_at(deadline, self.spool.close()).await;
+        let _ = timeout_at(deadline, self.commands.close()).await;
         if settled { Stopped::Settled } else { Stopped::Unsettled }
     }
 
     async fn settled(&mut self) {
-        let settled = |engine: &Self| engine.inbox.is_empty() && engine.delivery.is_settled();
+        let settled = |engine: &Self| {
+            engine.inbox.is_empty() && engine.delivery.is_settled() && engine.commands.is_settled()
+        };
         poll_fn(|cx| self.poll_until(cx, settled)).await;
     }
 
@@ -200,21 +220,36 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
             progress = true;
         }
         self.events = events;
+        let command_time = self.command_time(now);
+        progress |= self.commands.poll(cx, command_time);
         if self.tick.as_mut().poll(cx).is_ready() {
             progress = true;
         }
+        if let Some(sums) = self.burst.due(now) {
+            losses::log(sums);
+        }
         if progress {
+            self.publish_losses();
             self.delivery.pump(self.publisher.room(), now);
             self.perform();
+            let links = &self.links;
+            let link = |session| links.get(&session).map(|opened: &Opened| &*opened.link);
+            self.commands.pump(&mut self.publisher, link, command_time);
             self.set_tick(now);
         }
         progress
     }
 
+    fn command_time(&self, now: f64) -> Now {
+        Now { unix: self.shared.clock.unix(), mono: now }
+    }
+
     fn set_tick(&mut self, now: f64) {
-        let wait = self
-            .delivery
-            .next_wake(now)
+        let command = self.commands.next_wake(self.command_time(now));
+        let wait = [self.delivery.next_wake(now), command]
+            .into_iter()
+            .flatten()
+            .reduce(f64::min)
             .map_or(TICK, |seconds| Duration::try_from_secs_f64(seconds).unwrap_or(TICK).min(TICK));
         let next = Instant::now() + wait;
         // Moving a timer costs more than a wake-up that comes a little early.
@@ -231,10 +266,17 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 // A connection that gave up meanwhile reports Closed next.
                 let _ = welcome.send(Resume { epoch, acked });
                 self.announce_device(&device, "online", facts.since, &facts);
+                self.commands.opened(session, &device, &facts.commands);
                 self.links.insert(session, Opened { device, link, facts });
             }
             DeviceEvent::Batches { session, batches } => self.batches(session, batches, now),
+            DeviceEvent::Result { session, id, ok, value } => {
+                self.shared.budget.give_back(value_weight(&value));
+                let answered = Answered { id, ok, value };
+                self.commands.answered(session, answered, self.command_time(now));
+            }
             DeviceEvent::Closed { session } => {
+                self.commands.closed(session);
                 let was_current = self.delivery.close(session, now);
                 let gone = self.links.remove(&session).filter(|_| was_current);
                 if let Some(Opened { device, facts, .. }) = gone {
@@ -266,14 +308,24 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         match event {
             UplinkEvent::Published(token) => self.delivery.published(token),
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
-            UplinkEvent::Up { failed_attempts } => self.delivery.uplink_up(failed_attempts, now),
+            UplinkEvent::Up { failed_attempts } => {
+                self.delivery.uplink_up(failed_attempts, now);
+                self.commands.uplink_up();
+            }
             UplinkEvent::Down { cause, .. } => {
+                self.reports.disconnected();
+                self.commands.uplink_down();
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
                     DownCause::Silent => LostLink::Silent,
                 };
                 self.delivery.uplink_down(cause, now);
+            }
+            UplinkEvent::Sent(token) => self.sent(token),
+            UplinkEvent::SendRefused { token, reason } => self.send_refused(token, &reason),
+            UplinkEvent::Request(request) => {
+                self.commands.requested(request, self.command_time(now));
             }
         }
     }
@@ -289,14 +341,20 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 self.report_losses(losses);
                 self.delivery.evicted(through);
             }
-            SpoolEvent::Stalled { reason } => {
-                tracing::error!(%reason, "the spool cannot be written: devices are held back until it can");
+            SpoolEvent::Lost { losses } => self.report_losses(losses),
+            SpoolEvent::Report { number, loss } => {
+                self.reports.push(number, loss);
             }
-            SpoolEvent::Resumed => tracing::info!("the spool can be written again"),
+            // The spool has said why in the log.
+            SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
             SpoolEvent::Full(true) => {
+                self.shared.health.set_spool(|spool| spool.full = true);
                 tracing::warn!("the spool is full: devices are held back until there is room");
             }
-            SpoolEvent::Full(false) => tracing::info!("the spool has room again"),
+            SpoolEvent::Full(false) => {
+                self.shared.health.set_spool(|spool| spool.full = false);
+                tracing::info!("the spool has room again");
+            }
         }
     }
 
@@ -337,7 +395,13 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
                 Action::Published { readings } => {
                     metrics.readings_published.inc_by(readings);
                 }
-                Action::Lost(loss) => losses.push(loss),
+                Action::Lost(loss) => {
+                    // Delivery knows no wall clock.
+                    let loss = Loss { time: self.shared.clock.unix(), ..loss };
+                    // Before the release that follows: its record is not forgotten.
+                    self.spool.lost(loss.clone());
+                    losses.push(loss);
+                }
                 Action::Reject { session, seq, reason } => {
                     if let Some(opened) = self.links.get(&session) {
                         let code = RejectCode::RefusedByBroker.code();
@@ -362,43 +426,6 @@ impl<P: Publisher, S: Spool> Engine<P, S> {
         let (gaps, duplicates) = self.delivery.counts();
         metrics.sequence_gaps.inc_by(gaps - std::mem::replace(&mut self.gaps, gaps));
         metrics.duplicates.inc_by(duplicates - std::mem::replace(&mut self.duplicates, duplicates));
-    }
-
-    /// Promise 1: a loss is counted, logged and published.
-    fn report_losses(&mut self, losses: Vec<Loss>) {
-        for loss in losses {
-            let reason = loss.reason.as_str();
-            self.shared
-                .metrics
-                .readings_lost
-                .get_or_create(&metrics::Reason { reason })
-                .inc_by(loss.readings);
-            self.shared.health.set_spool(|spool| spool.lost_readings += loss.readings);
-            let device = loss.device.as_ref().map(DeviceId::as_str);
-            tracing::error!(
-                device,
-                epoch = loss.epoch,
-                first_seq = loss.first_seq,
-                last_seq = loss.last_seq,
-                readings = loss.readings,
-                reason,
-                detail = loss.detail,
-                "readings are lost"
-            );
-            let mut record = json!({
-                "device": device,
-                "epoch": loss.epoch,
-                "first_seq": loss.first_seq,
-                "last_seq": loss.last_seq,
-                "readings": loss.readings,
-                "reason": reason,
-                "time": self.shared.clock.unix(),
-            });
-            if let (Some(detail), Some(record)) = (loss.detail, record.as_object_mut()) {
-                record.insert("detail".into(), detail.into());
-            }
-            self.announce("losses".into(), &record, false);
-        }
     }
 
     fn announce_device(&mut self, device: &DeviceId, state: &str, since: f64, facts: &DeviceFacts) {

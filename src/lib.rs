@@ -32,16 +32,18 @@
 //! | [`device`] | listener, handshake, connections |
 //! | [`uplink`] | the connection to the MQTT broker |
 //! | [`spool`] | the buffer on disk |
+//! | [`ledger`] | the commands on disk |
+//! | `storage` | what both are built on: one database, damage, folders |
 //! | [`dashboard`] | HTTP, live feed, page |
 //! | [`config`] | settings, the registry of devices |
-//! | [`host`] | clock, log, service manager, signals, certificates |
+//! | [`host`] | clock, log, service manager, signals, certificates, flash wear |
 //! | [`metrics`] | every counter |
 //! | [`app`] | wires all of it, and stops it in order |
 //! | [`cli`] | the command line |
 //! | [`client`] | the device side as a library: for devices in Rust, the simulator and the tests |
 //!
-//! Imports go one way, `main → cli → app →` the rooms `→ config, host, ports, metrics → core`; the
-//! rooms do not know each other.
+//! Imports go one way, `main → cli → app →` the rooms `→ config, host, ports, metrics, storage →
+//! core`; the rooms do not know each other.
 
 pub mod app;
 pub mod cli;
@@ -52,7 +54,9 @@ pub mod dashboard;
 pub mod device;
 pub mod engine;
 pub mod host;
+pub mod ledger;
 pub mod metrics;
 pub mod ports;
 pub mod spool;
+mod storage;
 pub mod uplink;

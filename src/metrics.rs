@@ -52,6 +52,9 @@ pub const REFUSALS: [&str; 12] = [
     "tls",
 ];
 
+/// Why a message on a command topic may not be taken as a request.
+pub const REQUESTS_IGNORED: [&str; 4] = ["retained", "too-large", "overflow", "foreign-topic"];
+
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -76,6 +79,22 @@ pub struct Metrics {
     pub duplicates: Counter,
     /// RESULT messages for commands nobody sent.
     pub results_unknown: Counter,
+    /// RESULT messages for commands that had one.
+    pub results_duplicate: Counter,
+    /// RESULT messages for commands that had expired.
+    pub results_late: Counter,
+    /// Results that went from a full ledger before the broker had them.
+    pub results_lost: Counter,
+    /// Requests with an id that the device had already.
+    pub requests_repeated: Counter,
+    /// Requests that the ledger could not take.
+    pub requests_refused: Counter,
+    /// Requests over MQTT that are none.
+    pub requests_malformed: Counter,
+    /// Commands sent again after a reconnect.
+    pub commands_redelivered: Counter,
+    /// Messages on command topics that were not taken as requests, by [`Reason`].
+    pub requests_ignored: Family<Reason, Counter>,
     /// What the spool holds on disk, in bytes. This, the next two and [`Self::uplink_up`] are read
     /// from [`crate::ports::Health`] when they are asked for.
     pub spool_bytes: Gauge,
@@ -83,6 +102,16 @@ pub struct Metrics {
     pub spool_batches: Gauge,
     /// Age of the oldest spooled batch in seconds.
     pub spool_oldest: Gauge<f64, AtomicU64>,
+    /// Seconds until the spool is full, NaN while that is unknown. This and the next three are
+    /// worked out when they are asked for.
+    pub spool_full: Gauge<f64, AtomicU64>,
+    /// Seconds until it is drained, NaN while that is unknown.
+    pub spool_drained: Gauge<f64, AtomicU64>,
+    /// Seconds that an outage may last from now on, NaN while that is unknown.
+    pub spool_lasts: Gauge<f64, AtomicU64>,
+    /// Bytes the process and its predecessors have caused to be written to storage since midnight
+    /// UTC, NaN where the system does not tell.
+    pub disk_written_today: Gauge<f64, AtomicU64>,
     /// Bytes the process has caused to be written to storage; read from the system when asked for.
     pub disk_written: Counter,
     /// 1 while connected to the broker.
@@ -129,9 +158,21 @@ impl Metrics {
             sequence_gaps: Counter::default(),
             duplicates: Counter::default(),
             results_unknown: Counter::default(),
+            results_duplicate: Counter::default(),
+            results_late: Counter::default(),
+            results_lost: Counter::default(),
+            requests_repeated: Counter::default(),
+            requests_refused: Counter::default(),
+            requests_malformed: Counter::default(),
+            commands_redelivered: Counter::default(),
+            requests_ignored: Family::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_oldest: Gauge::default(),
+            spool_full: Gauge::default(),
+            spool_drained: Gauge::default(),
+            spool_lasts: Gauge::default(),
+            disk_written_today: Gauge::default(),
             disk_written: Counter::default(),
             uplink_up: Gauge::default(),
             uplink_inflight: Gauge::default(),
@@ -162,7 +203,18 @@ impl Metrics {
         r.register("batches_rejected", "READINGS messages rejected", self.batches_rejected.clone());
         r.register("sequence_gaps", "Jumps in sequence numbers", self.sequence_gaps.clone());
         r.register("duplicates", "Batches received before", self.duplicates.clone());
-        r.register("results_unknown", "Results of unknown commands", self.results_unknown.clone());
+        for (name, help, counter) in [
+            ("results_unknown", "Results of unknown commands", &self.results_unknown),
+            ("results_duplicate", "Results of finished commands", &self.results_duplicate),
+            ("results_late", "Results of expired commands", &self.results_late),
+            ("results_lost", "Results the broker never got", &self.results_lost),
+            ("command_requests_repeated", "Requests with a known id", &self.requests_repeated),
+            ("command_requests_refused", "Requests not stored", &self.requests_refused),
+            ("command_requests_malformed", "Requests that are none", &self.requests_malformed),
+            ("commands_redelivered", "Commands sent again", &self.commands_redelivered),
+        ] {
+            r.register(name, help, counter.clone());
+        }
         r.register("spool_bytes", "Bytes the spool holds on disk", self.spool_bytes.clone());
         r.register("spool_batches", "Batches in the spool", self.spool_batches.clone());
         r.register(
@@ -170,7 +222,20 @@ impl Metrics {
             "Age of the oldest spooled batch",
             self.spool_oldest.clone(),
         );
+        r.register("spool_full_seconds", "Until the spool is full", self.spool_full.clone());
+        r.register("spool_drained_seconds", "Until it is drained", self.spool_drained.clone());
+        r.register("spool_lasts_seconds", "How long an outage may last", self.spool_lasts.clone());
+        r.register(
+            "disk_written_today_bytes",
+            "Bytes written to files since midnight UTC",
+            self.disk_written_today.clone(),
+        );
         r.register("disk_written_bytes", "Bytes written to files", self.disk_written.clone());
+        r.register(
+            "requests_ignored",
+            "Messages on command topics not taken as requests",
+            self.requests_ignored.clone(),
+        );
         r.register("uplink_up", "1 while connected to the broker", self.uplink_up.clone());
         r.register("uplink_inflight", "Messages awaiting PUBACK", self.uplink_inflight.clone());
         r.register(
@@ -199,6 +264,9 @@ impl Metrics {
         }
         for state in ["queued", "delivered", "done", "failed", "expired", "rejected"] {
             drop(self.commands.get_or_create(&State { state }));
+        }
+        for reason in REQUESTS_IGNORED {
+            drop(self.requests_ignored.get_or_create(&Reason { reason }));
         }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));

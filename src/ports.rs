@@ -4,6 +4,7 @@
 //! device connections ──DeviceEvent──► engine ──Publisher──► broker
 //!        ▲                             │ ▲
 //!        └────────── Link ◄────────────┘ └──Spool──► writer thread, sled
+//!                                      ├──Ledger─► its thread, sled: the commands
 //!                                      └──Feed───► dashboards (never pushes back)
 //! ```
 
@@ -15,7 +16,12 @@ use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::core::batch::{Batch, Loss};
 use crate::core::clock::Moment;
+use crate::core::command::{Kept, Record};
 use crate::core::ids::{DeviceId, Position, SessionId};
+
+mod commands;
+
+pub use commands::{CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -25,7 +31,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 // ---------------------------------------------------------------- devices → engine
 
 /// What a device connection tells the engine. For one session always: one `Opened`, any number of
-/// `Batches`, one `Closed`.
+/// `Batches` and `Result`, one `Closed`.
 #[derive(Debug)]
 pub enum DeviceEvent {
     /// HELLO arrived from an authenticated device.
@@ -49,6 +55,22 @@ pub enum DeviceEvent {
         session: SessionId,
         /// What arrived.
         batches: Vec<Submitted>,
+    },
+    /// RESULT arrived. Nothing is known here of the command: whether the gateway ever sent one with
+    /// this id, and to this device, is for the engine to say.
+    Result {
+        /// This connection.
+        session: SessionId,
+        /// Which command, as the device names it: at most
+        /// [`MESSAGE_ID_MAX`](crate::core::frame::MESSAGE_ID_MAX) characters.
+        id: String,
+        /// Whether it was done.
+        ok: bool,
+        /// Its result, or what went wrong; with the rest of the message at most
+        /// `devices.max_frame` bytes of CBOR. Its
+        /// [`value_weight`](crate::core::batch::value_weight) has been taken from the [`Budget`];
+        /// the engine gives it back once it has dealt with the result.
+        value: ciborium::Value,
     },
     /// The connection is gone; nothing follows.
     Closed {
@@ -101,6 +123,17 @@ pub enum Outbound {
         code: u64,
         /// For a person.
         reason: String,
+    },
+    /// Send COMMAND.
+    Command {
+        /// What RESULT will name.
+        id: String,
+        /// Which command.
+        name: String,
+        /// Its parameters.
+        params: ciborium::Value,
+        /// Seconds for which it is still wanted; the device is told 1 at least.
+        ttl: u64,
     },
     /// Send a Close frame and end.
     Close {
@@ -203,8 +236,11 @@ impl Budget {
 
 // ---------------------------------------------------------------- engine ↔ uplink
 
-/// Names one batch that was handed to the [`Publisher`].
+/// Names one batch, or one message, that was handed to the [`Publisher`].
 pub type Token = u64;
+
+/// Names one request that came over MQTT until it is confirmed.
+pub type Receipt = u64;
 
 /// The engine's end of the uplink. Polled by the engine's task; nothing in it blocks.
 pub trait Publisher {
@@ -216,9 +252,25 @@ pub trait Publisher {
     /// that was handed over before is remembered.
     fn publish(&mut self, token: Token, batch: &Batch, spooled: bool);
 
-    /// Queues a message that belongs to no batch (status, results, losses). Kept over a
-    /// reconnect; a newer retained message replaces an older one of its topic.
+    /// Queues a message that belongs to no batch and has no sender to keep it (status). Kept over
+    /// a reconnect; a newer retained message replaces an older one of its topic.
     fn announce(&mut self, message: Announcement);
+
+    /// How many messages [`Self::send`] takes now; 0 while not connected. Independent of
+    /// [`Self::room`]: readings leave them a few places, and they leave readings the rest.
+    fn send_room(&self) -> usize;
+
+    /// Hands over a message of its own that must arrive (results, losses). Only with
+    /// [`Self::send_room`]. Exactly one of [`UplinkEvent::Sent`] and [`UplinkEvent::SendRefused`]
+    /// follows, unless [`UplinkEvent::Down`] comes first: then it is forgotten. Messages leave in
+    /// the order they were handed over. `token`s have nothing to do with those of
+    /// [`Self::publish`].
+    fn send(&mut self, token: Token, message: Message);
+
+    /// The request is safe or answered: acknowledges it to the broker, which forgets it then. A
+    /// receipt of an earlier connection, or one used before, is ignored: the broker sends what was
+    /// not acknowledged again, with a new receipt.
+    fn confirm(&mut self, receipt: Receipt);
 
     /// Drives the connection: sends what was handed over, receives what has come. Called until
     /// `Pending`; the last call writes out everything that was handed over since.
@@ -252,6 +304,48 @@ pub enum UplinkEvent {
         /// The broker's reason.
         reason: String,
     },
+    /// Somebody asks for something. [`Publisher::confirm`] must follow once it is safe or answered;
+    /// only so many may wait for that.
+    Request(MqttRequest),
+    /// The broker acknowledged what [`Publisher::send`] was given (PUBACK).
+    Sent(Token),
+    /// The broker will never take what [`Publisher::send`] was given.
+    SendRefused {
+        /// Which.
+        token: Token,
+        /// The broker's reason, or what is wrong with the message.
+        reason: String,
+    },
+}
+
+/// A message that arrived on `{prefix}/devices/{device}/commands`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttRequest {
+    /// What to confirm.
+    pub receipt: Receipt,
+    /// The device as the topic names it; any text without `/`.
+    pub device: String,
+    /// What was asked, unread.
+    pub payload: Vec<u8>,
+    /// MQTT 5: where else the answer goes. A topic that can be published to.
+    pub response_topic: Option<String>,
+    /// MQTT 5: what the answer must carry, so that the requester knows it.
+    pub correlation: Option<Vec<u8>>,
+}
+
+/// What [`Publisher::send`] takes: a message of QoS 1, not retained.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Message {
+    /// Where to: below the prefix, for example `devices/kiln-3/results`.
+    pub topic: String,
+    /// `topic` is the whole topic, nothing is put before it.
+    pub absolute: bool,
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// MQTT 5: what a requester recognises the answer by; left out in MQTT 3.1.1.
+    pub correlation: Option<Vec<u8>>,
+    /// MQTT 5: the payload's media type; left out in MQTT 3.1.1.
+    pub content_type: Option<&'static str>,
 }
 
 /// What ended a connection to the broker.
@@ -296,6 +390,13 @@ pub trait Spool {
     /// written yet.
     fn release(&mut self, through: Position);
 
+    /// Keeps the record of a loss that the spool did not find itself, until it is published. It
+    /// comes back as [`SpoolEvent::Report`].
+    fn lost(&mut self, loss: Loss);
+
+    /// The broker has the records up to and including number `through` of [`SpoolEvent::Report`].
+    fn losses_published(&mut self, through: u64);
+
     /// The next event, if any. Called until `Pending`.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<SpoolEvent>;
 
@@ -313,7 +414,8 @@ pub struct Opened {
     /// The last spooled number of each device, so that a device that never saw the ACK is not
     /// taken twice: `(device, epoch, seq)`.
     pub progress: Vec<(DeviceId, u64, u64)>,
-    /// What damage had taken.
+    /// What damage had taken since the last run. For counting: to be published each comes as
+    /// [`SpoolEvent::Report`] too.
     pub losses: Vec<Loss>,
 }
 
@@ -348,9 +450,59 @@ pub enum SpoolEvent {
         /// What it was.
         losses: Vec<Loss>,
     },
+    /// Something that was durable is not there any more, found without loading it.
+    Lost {
+        /// What it was.
+        losses: Vec<Loss>,
+    },
+    /// A record of losses to publish: of this run or of earlier ones, several joined where there
+    /// are many. At most 32 are under way; the rest waits on the disk for
+    /// [`Spool::losses_published`].
+    Report {
+        /// Grows by one from record to record, from 1 on in each run.
+        number: u64,
+        /// The record, with the time of the loss.
+        loss: Loss,
+    },
     /// `when_full = "block"`: no room (`true`) or room again (`false`). Appends are kept and
     /// committed when there is room.
     Full(bool),
+}
+
+// ---------------------------------------------------------------- engine ↔ ledger
+
+/// The engine's end of the ledger of commands. Calls return at once; a thread does the work.
+pub trait Ledger {
+    /// What was found on opening. Only the first call has it.
+    fn kept(&mut self) -> Kept;
+
+    /// Writes a command as it is now. [`LedgerEvent::Durable`] follows once that, or a later version,
+    /// has reached the disk. Changes that come while a commit is running share the next one.
+    fn persist(&mut self, record: Arc<Record>);
+
+    /// Deletes the command of this number, also where it is not written yet.
+    fn forget(&mut self, number: u64);
+
+    /// The next event, if any. Called until `Pending`.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LedgerEvent>;
+
+    /// Commits what waits and stops the thread.
+    fn close(&mut self) -> impl Future<Output = ()>;
+}
+
+/// What the ledger reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerEvent {
+    /// These versions of these commands have reached the disk: `(number, version)`.
+    Durable(Vec<(u64, u32)>),
+    /// The disk cannot be written. The thread tries again by itself; nothing that was handed over is
+    /// dropped.
+    Stalled {
+        /// What the operator must know.
+        reason: String,
+    },
+    /// Writing works again.
+    Resumed,
 }
 
 // ---------------------------------------------------------------- engine → dashboards
@@ -401,6 +553,7 @@ pub trait Clock: Send + Sync {
 pub struct Health {
     uplink: Mutex<UplinkHealth>,
     spool: Mutex<SpoolHealth>,
+    ledger: Mutex<LedgerHealth>,
 }
 
 /// The uplink's part.
@@ -441,13 +594,40 @@ pub struct SpoolHealth {
     pub bytes: u64,
     /// The setting.
     pub max_bytes: u64,
+    /// The setting, in seconds; none before the spool is open.
+    pub max_age: Option<f64>,
+    /// What the file system leaves to it, in bytes, where that is known.
+    pub room: Option<u64>,
+    /// There is no room, and devices are held back until there is (`when_full = "block"`).
+    pub full: bool,
     /// When the oldest batch was received: Unix time in seconds.
     pub oldest: Option<f64>,
     /// Readings lost since the start.
     pub lost_readings: u64,
 }
 
+/// The part of the ledger of commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LedgerHealth {
+    /// Whether it is open for use.
+    pub open: bool,
+    /// Why it cannot be written now.
+    pub fault: Option<String>,
+    /// Damaged databases that were found since the start.
+    pub damaged: u64,
+}
+
 impl Health {
+    /// Changes the ledger's part.
+    pub fn set_ledger(&self, change: impl FnOnce(&mut LedgerHealth)) {
+        change(&mut lock(&self.ledger));
+    }
+
+    /// The ledger's part.
+    pub fn ledger(&self) -> LedgerHealth {
+        lock(&self.ledger).clone()
+    }
+
     /// Changes the uplink's part.
     pub fn set_uplink(&self, change: impl FnOnce(&mut UplinkHealth)) {
         change(&mut lock(&self.uplink));

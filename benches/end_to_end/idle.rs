@@ -3,15 +3,16 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::broker::upstream;
-use crate::gateway::{binary, start};
-use crate::process::Process;
+use crate::support::broker::upstream;
+use crate::support::gateway::{binary, start};
+use crate::support::process::Process;
 
 /// Holds `count` greeted devices and prints what they cost.
 pub fn run(count: usize, hold: Duration) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let (_broker, broker_port) = upstream(dir.path());
-    let (gateway, port) = start(dir.path(), broker_port);
+    let gateway = start(dir.path(), &dir.path().join("data"), broker_port);
+    let (gateway, port) = (gateway.process, gateway.devices);
     std::thread::sleep(Duration::from_secs(1));
     let before = gateway.memory_kib("VmRSS");
     let started = Instant::now();

@@ -18,12 +18,12 @@
     reason = "a bench is a program of its own and stops at the first surprise"
 )]
 
-mod broker;
-mod gateway;
 mod idle;
 mod peer;
-mod process;
-mod subscriber;
+#[allow(dead_code, reason = "not every bench needs everything")]
+#[path = "../support/mod.rs"]
+mod support;
+mod tidegate;
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ fn main() {
                 if !wanted(who) {
                     continue;
                 }
-                let figures = if who == "tidegate" { gateway::run(load) } else { peer::run(load) };
+                let figures = if who == "tidegate" { tidegate::run(load) } else { peer::run(load) };
                 match rows.iter_mut().find(|(name, _)| *name == who) {
                     Some((_, all)) => all.push(figures),
                     None => rows.push((who, vec![figures])),

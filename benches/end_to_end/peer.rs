@@ -12,9 +12,9 @@ use rumqttc::mqttbytes::v4::{Connect, Packet, Publish};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::broker::{mosquitto, upstream};
-use crate::process::{await_port, free_port};
-use crate::subscriber::Subscriber;
+use crate::support::broker::{mosquitto, upstream};
+use crate::support::process::{await_port, free_port};
+use crate::support::subscriber::Subscriber;
 use crate::{Figures, Load};
 
 /// One measurement.

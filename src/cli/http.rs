@@ -1,13 +1,16 @@
-//! A request to a running gateway's dashboard listener.
+//! Requests to a running gateway's dashboard listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -68,40 +71,120 @@ impl Gateway {
 
     /// Gets `path`; an answer other than 200 is an error that holds what the gateway said.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Bytes> {
+        self.within(LIMIT, self.request(path), StatusCode::OK)
+    }
+
+    /// Posts `body` to `path`, as `tidegate send`, and waits `patience` longer than for any other
+    /// answer; one other than 202 is an error that holds what the gateway said.
+    pub(super) fn post(
+        &self,
+        path: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> anyhow::Result<Bytes> {
+        let agent = concat!("tidegate-cli/", env!("CARGO_PKG_VERSION"));
+        let request = Request::post(path)
+            .header(header::USER_AGENT, agent)
+            .header(header::CONTENT_TYPE, "application/json");
+        let answer = async {
+            let (mut sender, connection) = self.connect().await?;
+            let request = request.header(header::HOST, &self.authority).body(body.into())?;
+            whole(&mut sender, connection, request).await
+        };
+        self.within(LIMIT + patience, answer, StatusCode::ACCEPTED)
+    }
+
+    fn within(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = anyhow::Result<(StatusCode, Bytes)>>,
+        wanted: StatusCode,
+    ) -> anyhow::Result<Bytes> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let at = &self.authority;
         let (status, body) = runtime
-            .block_on(async { tokio::time::timeout(LIMIT, self.request(path)).await })
-            .with_context(|| format!("no answer from {at} within {} s", LIMIT.as_secs()))?
+            .block_on(async { tokio::time::timeout(limit, answer).await })
+            .with_context(|| format!("no answer from {at} within {} s", limit.as_secs()))?
             .with_context(|| format!("no gateway can be reached at {at}; does it run?"))?;
-        if status != StatusCode::OK {
-            bail!("{at} answered {status}: {}", String::from_utf8_lossy(&body).trim());
+        if status != wanted {
+            bail!("{at} answered {status}: {}", said(&body));
         }
         Ok(body)
     }
 
     /// Gets `path` and returns the answer, whatever its status.
     pub(super) async fn request(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+        let (mut sender, connection) = self.connect().await?;
+        let request = self.getting(path)?;
+        whole(&mut sender, connection, request).await
+    }
+
+    /// Gets `path` and hands every piece of the answer to `take`, until it ends or `take` fails.
+    pub(super) async fn follow(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let (mut sender, connection) = self.connect().await.with_context(|| {
+            format!("no gateway can be reached at {}; does it run?", self.authority)
+        })?;
+        let request = self.getting(path)?;
+        let following = async {
+            let mut answer = sender.send_request(request).await?;
+            let status = answer.status();
+            if status != StatusCode::OK {
+                let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
+                let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+                bail!("{} answered {status}: {}", self.authority, said(&body));
+            }
+            while let Some(frame) = answer.body_mut().frame().await {
+                if let Some(data) = frame.context("the feed broke off")?.data_ref() {
+                    take(data)?;
+                }
+            }
+            Ok(())
+        };
+        tokio::pin!(following);
+        tokio::select! {
+            end = &mut following => end,
+            _ = connection => following.await,
+        }
+    }
+
+    fn getting(&self, path: &str) -> anyhow::Result<Request<Full<Bytes>>> {
+        Ok(Request::get(path).header(header::HOST, &self.authority).body(Full::default())?)
+    }
+
+    async fn connect(&self) -> anyhow::Result<(Sender, Driving)> {
         let stream = TcpStream::connect(&self.authority).await?;
         let Some(certificate) = &self.certificate else {
-            return exchange(stream, &self.authority, path).await;
+            return handshake(stream).await;
         };
         let connector = TlsConnector::from(Arc::new(pinned(certificate.clone())?));
         let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-        exchange(connector.connect(name, stream).await?, &self.authority, path).await
+        handshake(connector.connect(name, stream).await?).await
     }
 }
 
-async fn exchange(
+type Sender = SendRequest<Full<Bytes>>;
+/// Must be polled for the exchange to go on; ends with the connection.
+type Driving = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+
+async fn handshake(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    host: &str,
-    path: &str,
+) -> anyhow::Result<(Sender, Driving)> {
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    Ok((sender, Box::pin(connection)))
+}
+
+/// One request and its answer, whatever its status.
+async fn whole(
+    sender: &mut Sender,
+    connection: Driving,
+    request: Request<Full<Bytes>>,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header("host", host).body(Empty::<Bytes>::new())?;
     let exchange = async {
-        let answer = sender.send_request(request).await?;
+        let answer: Response<Incoming> = sender.send_request(request).await?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
         let body = body.map_err(|e| anyhow::anyhow!("the answer broke off: {e}"))?;
@@ -113,6 +196,14 @@ async fn exchange(
         // With the connection over, what has arrived of the answer is all there will be.
         _ = connection => exchange.await,
     }
+}
+
+/// What the gateway said is wrong.
+fn said(body: &[u8]) -> String {
+    let error = serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|json| json.get("error")?.as_str().map(str::to_owned));
+    error.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned())
 }
 
 /// Where to connect for a listener: the loopback address for one that listens on all.

@@ -10,9 +10,13 @@ mod demo;
 mod device;
 mod http;
 mod run;
+mod send;
 mod simulate;
+mod spool;
 mod status;
 mod told;
+mod watch;
+mod words;
 
 use std::io;
 use std::path::PathBuf;
@@ -37,6 +41,9 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args).map(done),
         Command::Device(args) => device::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
+        Command::Watch(args) => watch::run(&args).map(done),
+        Command::Send(args) => send::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Simulate(args) => simulate::run(&args),
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(&args),
@@ -68,6 +75,12 @@ enum Command {
     Device(device::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
+    /// Show what devices send, as it comes.
+    Watch(watch::Args),
+    /// Ask a device to do something.
+    Send(send::Args),
+    /// Look into the buffer of a stopped gateway, damaged or not; changes nothing.
+    Spool(spool::Args),
     /// Simulate devices, for trying and for load.
     Simulate(Box<simulate::Args>),
     /// Show everything on this machine: gateway, broker, devices, dashboard.
@@ -96,6 +109,26 @@ impl ConfigFile {
     /// may not read the private keys.
     fn settings(&self) -> Result<Settings, Faults> {
         Settings::load_unchecked_files(&self.path)
+    }
+}
+
+/// Which running gateway is meant.
+#[derive(Debug, Clone, clap::Args)]
+struct GatewayAddress {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Where the gateway's dashboard listens, for example `http://127.0.0.1:8080`; without it as
+    /// the configuration says.
+    #[arg(long)]
+    url: Option<String>,
+}
+
+impl GatewayAddress {
+    fn gateway(&self) -> anyhow::Result<http::Gateway> {
+        match &self.url {
+            Some(url) => http::Gateway::at(url),
+            None => http::Gateway::of(&self.config.settings()?.dashboard),
+        }
     }
 }
 

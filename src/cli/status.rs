@@ -6,19 +6,15 @@ use std::io::Write as _;
 use anyhow::Context;
 use serde::Deserialize;
 
-use super::ConfigFile;
-use super::http::Gateway;
+use super::GatewayAddress;
+use super::words::{about, bytes, count, span};
 use crate::config::units::datetime_from_unix;
 
 /// Arguments of `tidegate status`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
-    config: ConfigFile,
-    /// Where the gateway's dashboard listens, for example `http://127.0.0.1:8080`; without it as
-    /// the configuration says.
-    #[arg(long)]
-    url: Option<String>,
+    gateway: GatewayAddress,
     /// The gateway's own answer, JSON.
     #[arg(long)]
     json: bool,
@@ -26,11 +22,7 @@ pub(super) struct Args {
 
 /// Asks and prints.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let gateway = match &args.url {
-        Some(url) => Gateway::at(url)?,
-        None => Gateway::of(&args.config.settings()?.dashboard)?,
-    };
-    let body = gateway.get("/api/v1/status")?;
+    let body = args.gateway.gateway()?.get("/api/v1/status")?;
     let strange = "the answer is not a gateway's status";
     let text = if args.json {
         let json: serde_json::Value = serde_json::from_slice(&body).context(strange)?;
@@ -70,6 +62,10 @@ struct Spool {
     lost_readings: u64,
     full_in_s: Option<f64>,
     drained_in_s: Option<f64>,
+    lasts_s: Option<f64>,
+    disk_written_bytes: Option<u64>,
+    disk_written_today_bytes: Option<u64>,
+    fault: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,9 +90,20 @@ impl Status {
         let error = self.uplink.last_error.as_ref().filter(|_| self.uplink.state != "connected");
         let error = error.map_or(String::new(), |error| format!(": {error}"));
         line("uplink", format!("{}{since}{error}", self.uplink.state));
-        line("spool", self.spool.to_text());
+        line("buffer", self.spool.to_text());
+        if let Some(fault) = &self.spool.fault {
+            line("fault", fault.clone());
+        }
+        if let Some(outage) = self.spool.outage() {
+            line("outage", outage);
+        }
+        if let Some(today) = self.spool.disk_written_today_bytes {
+            let start = self.spool.disk_written_bytes.unwrap_or_default();
+            line("written", format!("{} today, {} since the start", bytes(today), bytes(start)));
+        }
         if self.spool.lost_readings > 0 {
-            line("lost", format!("{} readings since the start", self.spool.lost_readings));
+            let lost = count(self.spool.lost_readings, "reading", "readings");
+            line("lost", format!("{lost} since the start"));
         }
         let Devices { connected, known } = self.devices;
         line("devices", format!("{connected} connected, {known} known"));
@@ -110,48 +117,40 @@ impl Spool {
         if self.batches == 0 {
             return format!("empty, {disk}");
         }
-        let mut text = format!("{} batches, {} readings, {disk}", self.batches, self.readings);
-        for (label, seconds) in [
-            ("oldest", self.oldest_age_s),
-            ("full in", self.full_in_s),
-            ("drained in", self.drained_in_s),
-        ] {
-            if let Some(seconds) = seconds {
-                // Writing to a string cannot fail.
-                let _ = write!(text, ", {label} {}", span(seconds));
+        let readings = count(self.readings, "reading", "readings");
+        let batches = count(self.batches, "batch", "batches");
+        let mut text = format!("{readings} in {batches}, {disk}");
+        // Writing to a string cannot fail.
+        if let Some(oldest) = self.oldest_age_s {
+            let _ = write!(text, ", oldest {}", about(oldest));
+        }
+        match self.full_in_s {
+            Some(seconds) if seconds < 1.0 => text.push_str("; full"),
+            Some(seconds) => {
+                let _ = write!(text, "; full in about {} at this rate", about(seconds));
             }
+            None => {}
+        }
+        if let Some(seconds) = self.drained_in_s {
+            let _ = write!(text, "; empty in about {} at this rate", about(seconds.max(1.0)));
         }
         text
     }
-}
 
-/// A time to one or two units: `3 h 12 min`.
-fn span(seconds: f64) -> String {
-    // Saturates; fractions of a second and the sign do not matter here.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let seconds = seconds.max(0.0) as u64;
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{minutes} min {} s", seconds % 60),
-        3600..86_400 => format!("{hours} h {minutes} min"),
-        _ => format!("{days} d {hours} h"),
-    }
-}
-
-fn bytes(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "KiB", "MiB"] {
-        if value < 1024.0 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+    /// What an outage may last, where the line before does not say it.
+    fn outage(&self) -> Option<String> {
+        let seconds = self.lasts_s?;
+        if self.full_in_s == Some(seconds) {
+            return None;
         }
-        value /= 1024.0;
+        let lasts = about(seconds);
+        Some(format!("one from now on may last about {lasts} before the buffer reaches a limit"))
     }
-    format!("{value:.1} GiB")
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::http::Gateway;
     use super::*;
 
     fn text(json: &str) -> String {
@@ -159,17 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_at_rest_takes_four_lines() {
+    fn a_gateway_at_rest_takes_a_few_lines() {
         let json = r#"{"gateway":"gw-1","version":"0.1.0","uptime_s":11520.5,
             "uplink":{"state":"connected","since":1763800000.0,"last_error":"refused"},
             "spool":{"batches":0,"readings":0,"bytes":0,"max_bytes":536870912,"oldest_age_s":null,
-                     "lost_readings":0,"full_in_s":null,"drained_in_s":null},
+                     "lost_readings":0,"full_in_s":null,"drained_in_s":null,"lasts_s":200000.0,
+                     "disk_written_bytes":4096,"disk_written_today_bytes":14680064},
             "devices":{"connected":3,"known":4},"more":1}"#;
         assert_eq!(
             text(json),
             "gateway  gw-1 (tidegate 0.1.0), up 3 h 12 min\n\
              uplink   connected since 2025-11-22T08:26:40Z\n\
-             spool    empty, 0 B of 512.0 MiB\n\
+             buffer   empty, 0 B of 512 MiB\n\
+             outage   one from now on may last about 2 d before the buffer reaches a limit\n\
+             written  14.0 MiB today, 4.0 KiB since the start\n\
              devices  3 connected, 4 known\n"
         );
     }
@@ -178,17 +180,39 @@ mod tests {
     fn an_outage_shows_why_and_how_long_there_is_room() {
         let json = r#"{"gateway":"gw-1","version":"0.1.0","uptime_s":61,
             "uplink":{"state":"disconnected","since":1763800000,"last_error":"refused"},
-            "spool":{"batches":7,"readings":70,"bytes":2048,"max_bytes":1048576,"oldest_age_s":59.9,
-                     "lost_readings":5,"full_in_s":90000},
+            "spool":{"batches":1204,"readings":12480,"bytes":2048,"max_bytes":1048576,"oldest_age_s":59.9,
+                     "lost_readings":5,"full_in_s":90000,"lasts_s":90000,
+                     "fault":"no space left on device"},
             "devices":{"connected":0,"known":0}}"#;
         assert_eq!(
             text(json),
             "gateway  gw-1 (tidegate 0.1.0), up 1 min 1 s\n\
              uplink   disconnected since 2025-11-22T08:26:40Z: refused\n\
-             spool    7 batches, 70 readings, 2.0 KiB of 1.0 MiB, oldest 59 s, full in 1 d 1 h\n\
+             buffer   12 480 readings in 1 204 batches, 2.0 KiB of 1.0 MiB, oldest 60 s; full in \
+             about 25 h at this rate\n\
+             fault    no space left on device\n\
              lost     5 readings since the start\n\
              devices  0 connected, 0 known\n"
         );
+    }
+
+    #[test]
+    fn a_full_and_a_draining_buffer_say_so() {
+        let spool = |members: &str| {
+            let json = format!(
+                r#"{{"batches":1,"readings":1,"bytes":0,"max_bytes":1024,"lost_readings":0,{members}}}"#
+            );
+            serde_json::from_str::<Spool>(&json).unwrap()
+        };
+        let full = spool(r#""full_in_s":0.0,"lasts_s":0.0"#);
+        assert_eq!(full.to_text(), "1 reading in 1 batch, 0 B of 1.0 KiB; full");
+        assert_eq!(full.outage(), None);
+        let draining = spool(r#""drained_in_s":0.2,"lasts_s":60.0"#);
+        assert_eq!(
+            draining.to_text(),
+            "1 reading in 1 batch, 0 B of 1.0 KiB; empty in about 1 s at this rate"
+        );
+        assert!(draining.outage().is_some_and(|outage| outage.contains("about 60 s")));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::fault::{Faults, Source};
 use super::raw::Values;
 use super::{
-    Auth, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion, PayloadFormat,
-    Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
+    Auth, Commands, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion,
+    PayloadFormat, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
 };
 
 /// The settings; where a value is faulty its default stands in, as the fault is reported already.
@@ -30,6 +30,7 @@ pub(super) fn settings(
         devices: from.devices(),
         mqtt: from.mqtt(&id),
         spool: from.spool(),
+        commands: from.commands(),
         dashboard: Dashboard {
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
@@ -133,7 +134,9 @@ impl From<'_> {
             },
             max_inflight: v.integer("mqtt.max_inflight"),
             ack_timeout: v.time("mqtt.ack_timeout"),
+            max_backoff: v.time("mqtt.max_backoff"),
             keep_alive: v.time("mqtt.keep_alive"),
+            session_expiry: v.time("mqtt.session_expiry"),
             client_id: named("mqtt.client_id"),
             username: v.text("mqtt.username"),
             password_file: self.path("mqtt.password_file"),
@@ -147,6 +150,7 @@ impl From<'_> {
         let v = self.v;
         SpoolSettings {
             max_bytes: v.size("spool.max_bytes"),
+            reserve: v.size("spool.reserve"),
             max_age: v.time("spool.max_age"),
             when_full: match v.text("spool.when_full").as_deref() {
                 Some("block") => WhenFull::Block,
@@ -157,6 +161,17 @@ impl From<'_> {
                 _ => Drain::InOrder,
             },
             drain_rate: v.integer("spool.drain_rate"),
+        }
+    }
+
+    fn commands(&self) -> Commands {
+        let v = self.v;
+        Commands {
+            max_count: v.integer("commands.max_count"),
+            max_age: v.time("commands.max_age"),
+            max_size: self.in_memory("commands.max_size"),
+            max_in_flight: v.integer("commands.max_in_flight"),
+            default_ttl: v.time("commands.default_ttl"),
         }
     }
 
@@ -216,13 +231,21 @@ mod tests {
         );
         assert_eq!(s.mqtt.max_inflight, 100);
         assert_eq!(
-            (s.mqtt.ack_timeout, s.mqtt.keep_alive),
-            (Duration::from_secs(10), Duration::from_secs(30))
+            (s.mqtt.ack_timeout, s.mqtt.keep_alive, s.mqtt.max_backoff),
+            (Duration::from_secs(10), Duration::from_secs(30), Duration::from_secs(60))
         );
         assert_eq!((s.spool.max_bytes, s.spool.max_age), (512 << 20, Duration::from_secs(604_800)));
         assert_eq!(
             (s.spool.when_full, s.spool.drain, s.spool.drain_rate),
             (WhenFull::DropOldest, Drain::InOrder, 0)
+        );
+        assert_eq!(
+            (s.commands.max_count, s.commands.max_size, s.commands.max_in_flight),
+            (1000, 8192, 8)
+        );
+        assert_eq!(
+            (s.commands.max_age, s.commands.default_ttl),
+            (Duration::from_secs(30 * 86_400), Duration::from_secs(60))
         );
         assert_eq!(s.dashboard.listen.to_string(), "127.0.0.1:8080");
         assert_eq!((s.log.level.as_str(), s.log.target), ("info", LogTarget::Auto));
@@ -240,9 +263,19 @@ mod tests {
              tls = { cert = \"c\", key = \"k\", client_ca = \"a\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
-             cert = \"c\"\nkey = \"k\"\nmax_inflight = 11\nack_timeout = \"12s\"\nkeep_alive = \"13s\"\n\
+             cert = \"c\"
+key = \"k\"
+max_inflight = 11
+ack_timeout = \"12s\"
+keep_alive = \"13s\"
+\
+             session_expiry = \"14s\"
+max_backoff = \"18s\"
+\
              [spool]\nmax_bytes = \"14MiB\"\nmax_age = \"15h\"\nwhen_full = \"block\"\n\
              drain = \"live-first\"\ndrain_rate = 16\n\
+             [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
+             default_ttl = \"22s\"\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
              [log]\nlevel = \"debug\"\ntarget = \"stderr\"\n",
         );
@@ -272,12 +305,16 @@ mod tests {
         assert_eq!((m.username.as_deref(), m.password_file), (Some("u"), Some(at("p"))));
         assert_eq!((m.ca, m.cert, m.key), (Some(at("a")), Some(at("c")), Some(at("k"))));
         assert_eq!(
-            (m.max_inflight, m.ack_timeout, m.keep_alive),
-            (11, Duration::from_secs(12), Duration::from_secs(13))
+            (m.max_inflight, m.ack_timeout, m.keep_alive, m.max_backoff),
+            (11, Duration::from_secs(12), Duration::from_secs(13), Duration::from_secs(18))
         );
+        assert_eq!(m.session_expiry, Duration::from_secs(14));
         let p = s.spool;
         assert_eq!((p.max_bytes, p.max_age), (14 << 20, Duration::from_secs(54_000)));
         assert_eq!((p.when_full, p.drain, p.drain_rate), (WhenFull::Block, Drain::LiveFirst, 16));
+        let commands = s.commands.desk();
+        assert_eq!((commands.max_count, commands.max_size, commands.max_in_flight), (18, 2000, 21));
+        assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));

@@ -36,6 +36,8 @@ pub struct Settings {
     pub mqtt: Mqtt,
     /// `[spool]`
     pub spool: SpoolSettings,
+    /// `[commands]`
+    pub commands: Commands,
     /// `[dashboard]`
     pub dashboard: Dashboard,
     /// `[log]`
@@ -157,7 +159,7 @@ fn read(file: &Path) -> Result<String, Faults> {
 pub struct Gateway {
     /// Its name in topics and payloads.
     pub id: String,
-    /// Where the spool lives.
+    /// Where the spool and the ledger of commands live.
     pub data_dir: PathBuf,
     /// How long stopping in order may take.
     pub grace: Duration,
@@ -248,8 +250,12 @@ pub struct Mqtt {
     pub max_inflight: u16,
     /// How long a PUBACK may take before the connection is given up.
     pub ack_timeout: Duration,
+    /// The longest wait between two attempts to connect.
+    pub max_backoff: Duration,
     /// MQTT keep-alive.
     pub keep_alive: Duration,
+    /// MQTT 5: how long the broker keeps commands for a gateway that is away.
+    pub session_expiry: Duration,
     /// MQTT client id.
     pub client_id: String,
     /// User name.
@@ -291,6 +297,8 @@ pub enum PayloadFormat {
 pub struct SpoolSettings {
     /// Most bytes on disk.
     pub max_bytes: u64,
+    /// Bytes of the file system that are left to others, 0 for none.
+    pub reserve: u64,
     /// Oldest batch kept.
     pub max_age: Duration,
     /// What happens at the limit.
@@ -317,6 +325,35 @@ pub enum Drain {
     InOrder,
     /// New batches at once, the backlog behind them.
     LiveFirst,
+}
+
+/// `[commands]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commands {
+    /// Commands in the ledger at most.
+    pub max_count: usize,
+    /// How long one is kept after its end.
+    pub max_age: Duration,
+    /// Bytes of parameters as CBOR, and of a result.
+    pub max_size: usize,
+    /// Commands without RESULT on one connection.
+    pub max_in_flight: usize,
+    /// For how long one is wanted if the request does not say; whole seconds.
+    pub default_ttl: Duration,
+}
+
+impl Commands {
+    /// The same as `core::command` takes it; fractions of a second of the ttl are cut.
+    #[must_use]
+    pub fn desk(&self) -> crate::core::command::Settings {
+        crate::core::command::Settings {
+            max_count: self.max_count,
+            max_age: self.max_age.as_secs_f64(),
+            max_size: self.max_size,
+            max_in_flight: self.max_in_flight,
+            default_ttl: self.default_ttl.as_secs().max(1),
+        }
+    }
 }
 
 /// `[dashboard]`

@@ -102,6 +102,24 @@ pub fn sort(readings: &mut [Reading]) {
     }
 }
 
+/// Bytes of memory the value of a RESULT holds, near enough to bound queues with. A few bytes of
+/// CBOR can hold many times their size: an array of nulls, say.
+#[must_use]
+pub fn value_weight(value: &ciborium::Value) -> usize {
+    use ciborium::Value;
+    let held = match value {
+        Value::Text(text) => text.capacity(),
+        Value::Bytes(bytes) => bytes.capacity(),
+        Value::Array(items) => items.iter().map(value_weight).sum(),
+        Value::Map(entries) => {
+            entries.iter().map(|(key, value)| value_weight(key) + value_weight(value)).sum()
+        }
+        Value::Tag(_, inner) => value_weight(inner),
+        _ => 0,
+    };
+    size_of::<Value>() + held
+}
+
 /// Batches that were acknowledged and could not be delivered: promise 1 says they are counted,
 /// logged and published.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,14 +132,60 @@ pub struct Loss {
     pub first_seq: Option<u64>,
     /// The last lost sequence number, where known.
     pub last_seq: Option<u64>,
+    /// How many batches.
+    pub batches: u64,
     /// How many readings were in them.
     pub readings: u64,
+    /// When the oldest and the newest of them were received, where known: Unix time in seconds.
+    pub received: Option<(f64, f64)>,
     /// Why.
     pub reason: LossReason,
     /// When: Unix time in seconds.
     pub time: f64,
-    /// What the broker said, for [`LossReason::Refused`].
+    /// What else a person should know: what the broker said, how the file was damaged, or that
+    /// several records were joined.
     pub detail: Option<String>,
+}
+
+impl Loss {
+    /// Adds what `other` lost to this record. Where the two are of different devices or epochs the
+    /// result names neither; the numbers of batches and readings stay exact.
+    pub fn absorb(&mut self, other: &Self) {
+        if self.key() == other.key() {
+            self.first_seq = match (self.first_seq, other.first_seq) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+            self.last_seq = self.last_seq.max(other.last_seq);
+        } else {
+            (self.device, self.epoch) = (None, 0);
+            (self.first_seq, self.last_seq) = (None, None);
+        }
+        self.batches = self.batches.saturating_add(other.batches);
+        self.readings = self.readings.saturating_add(other.readings);
+        self.received = match (self.received, other.received) {
+            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+            (a, b) => a.or(b),
+        };
+        self.time = self.time.max(other.time);
+    }
+
+    /// Whether `other` is of the same device, epoch and reason and begins where this one ends.
+    #[must_use]
+    pub fn is_continued_by(&self, other: &Self) -> bool {
+        let joined = match (self.last_seq, other.first_seq) {
+            (Some(last), Some(first)) => first == last + 1,
+            (None, None) => true,
+            _ => false,
+        };
+        self.key() == other.key() && joined && self.detail == other.detail
+    }
+
+    /// What records must have in common for a range of numbers to make sense.
+    #[must_use]
+    pub fn key(&self) -> (Option<&DeviceId>, u64, LossReason) {
+        (self.device.as_ref(), self.epoch, self.reason)
+    }
 }
 
 /// Why batches were lost.
@@ -138,6 +202,9 @@ pub enum LossReason {
 }
 
 impl LossReason {
+    /// Every reason there is.
+    pub const ALL: [Self; 4] = [Self::EvictedSize, Self::EvictedAge, Self::Corrupt, Self::Refused];
+
     /// The word used in metrics and loss records.
     #[must_use]
     pub fn as_str(self) -> &'static str {

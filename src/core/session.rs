@@ -101,6 +101,10 @@ pub enum Step {
     Result {
         /// Which command.
         id: String,
+        /// Whether it was done.
+        ok: bool,
+        /// Its result, or what went wrong.
+        value: ciborium::Value,
     },
 }
 
@@ -165,7 +169,9 @@ impl Session {
             (DeviceMessage::Readings { seq, pack }, Phase::Open) => {
                 Ok(self.readings(seq, pack, now, rules, permissions))
             }
-            (DeviceMessage::Result { id, .. }, Phase::Open) => Ok(Step::Result { id }),
+            (DeviceMessage::Result { id, ok, value }, Phase::Open) => {
+                Ok(Step::Result { id, ok, value })
+            }
         }
     }
 

@@ -1,6 +1,5 @@
 //! What is asked for and answered at once: probes, metrics, status, devices.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -26,7 +25,7 @@ pub(super) async fn healthz() -> Response<Body> {
     json(&Alive { status: "ok" })
 }
 
-/// 200 when devices can connect and what they send can be kept.
+/// 200 when devices can connect and what they send can be kept; else 503 and why.
 pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>, Refusal> {
     #[derive(Serialize)]
     struct Ready {
@@ -37,7 +36,12 @@ pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>
     if !context.listening.load(Ordering::Acquire) {
         return unready("not listening for devices: starting or stopping");
     }
-    if !context.health.spool().open {
+    let spool = context.health.spool();
+    // First, because it says more: a spool that has failed for good is not open either.
+    if let Some(fault) = &spool.fault {
+        return unready(fault);
+    }
+    if !spool.open {
         return unready("the spool is not open");
     }
     Ok(json(&Ready { status: "ready" }))
@@ -55,8 +59,17 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
     metrics.spool_oldest.set(age);
     let up = context.health.uplink().state == UplinkState::Connected;
     metrics.uplink_up.set(i64::from(up));
-    if let Some(written) = disk_written() {
-        metrics.disk_written.inc_by(written.saturating_sub(metrics.disk_written.get()));
+    // There is no number for "unknown", and 0 would be a lie: comparisons with NaN are false.
+    let known = |seconds: Option<f64>| seconds.unwrap_or(f64::NAN);
+    let forecast = hub.forecast();
+    metrics.spool_full.set(known(forecast.full_in));
+    metrics.spool_drained.set(known(forecast.drained_in));
+    metrics.spool_lasts.set(known(forecast.lasts));
+    let written = context.wear.written();
+    metrics.disk_written_today.set(known(written.map(|written| written.today as f64)));
+    if let Some(written) = written {
+        let before = metrics.disk_written.get();
+        metrics.disk_written.inc_by(written.since_start.saturating_sub(before));
     }
     let modern = headers
         .get_all(header::ACCEPT)
@@ -68,12 +81,6 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
     } else {
         body("text/plain; version=0.0.4; charset=utf-8", metrics.classic_text().into())
     }
-}
-
-/// What this process has caused to be written to storage, in bytes, as Linux counts it.
-fn disk_written() -> Option<u64> {
-    let io = fs::read_to_string("/proc/self/io").ok()?;
-    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.trim().parse().ok()
 }
 
 /// The gateway's state.

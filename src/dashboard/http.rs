@@ -9,12 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 
 use super::assets::ASSETS;
 use super::hub::Hub;
-use super::{api, render, stream};
+use super::{api, commands, render, stream};
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -81,6 +81,9 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/devices", get(api::devices))
         .route("/api/v1/devices/{device}", get(api::device))
+        .route("/api/v1/devices/{device}/commands", post(commands::ask))
+        .route("/api/v1/commands", get(commands::list))
+        .route("/api/v1/commands/{id}", get(commands::one))
         .route("/api/v1/stream", get(stream::websocket))
         .route("/api/v1/events", get(stream::events));
     for asset in &ASSETS {
@@ -136,7 +139,8 @@ fn check_host(request: &Request, allowed: &[String]) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, error))
 }
 
-/// Refuses a WebSocket opened by a page of another origin; browsers always send Origin with one.
+/// Refuses what a page of another origin asks for; browsers always send Origin with a WebSocket's
+/// handshake and with POST.
 pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -145,7 +149,7 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     if own.is_some() && own == host {
         return Ok(());
     }
-    let error = "pages of another origin may not open the feed";
+    let error = "pages of another origin may not do this";
     Err(Refusal::new(StatusCode::FORBIDDEN, error))
 }
 

@@ -17,9 +17,12 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::Context;
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{Devices, Flow, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Devices, Spool, Status, StatusMessage, Uplink};
+use crate::core::batch::LossReason;
+use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
-use crate::ports::lock;
+use crate::metrics::Reason;
+use crate::ports::{UplinkState, lock};
 
 /// How often viewers get news at most.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -55,6 +58,8 @@ struct Tick {
     status_version: u64,
     /// The tick that last found a device removed from the table.
     removal_version: u64,
+    /// How many changes of commands there have been.
+    commands: u64,
 }
 
 /// What viewers must hear of at once, as opposed to each second.
@@ -85,15 +90,23 @@ impl Hub {
     /// The status now.
     pub(super) fn status(&self) -> Status<'_> {
         let context = &self.context;
-        let flow = lock(&self.flow).per_second();
+        let spool = context.health.spool();
+        let written = context.wear.written();
+        let spool = Spool::new(spool, context.clock.unix(), &lock(&self.flow), written);
         Status {
             gateway: &context.gateway,
             version: &context.version,
             uptime_s: (context.started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0,
             uplink: Uplink::new(context.health.uplink()),
-            spool: Spool::new(context.health.spool(), context.clock.unix(), flow),
+            spool,
             devices: self.devices(),
         }
+    }
+
+    /// What will become of the spool.
+    pub(super) fn forecast(&self) -> Forecast {
+        let context = &self.context;
+        status::forecast(&context.health.spool(), context.clock.unix(), &lock(&self.flow))
     }
 
     fn devices(&self) -> Devices {
@@ -124,8 +137,14 @@ impl Hub {
         self.context.fleet.watch(true);
         self.arrival.notify_one();
         let ticks = self.ticks.subscribe();
-        let mut viewer =
-            Viewer { hub: Arc::clone(self), filter, cursor: 0, ticks, pending: Pending::Nothing };
+        let mut viewer = Viewer {
+            hub: Arc::clone(self),
+            filter,
+            cursor: 0,
+            commands: 0,
+            ticks,
+            pending: Pending::Nothing,
+        };
         viewer.start_over();
         Some(viewer)
     }
@@ -155,20 +174,40 @@ impl Hub {
     /// Nobody needs the last tick's texts any more; only its numbers go on.
     fn forget_last_tick(&self) {
         self.ticks.send_modify(|tick| {
-            let Tick { version, status_version, removal_version, .. } = **tick;
-            *tick = Arc::new(Tick { version, status_version, removal_version, ..Tick::default() });
+            let Tick { version, status_version, removal_version, commands, .. } = **tick;
+            let numbers =
+                Tick { version, status_version, removal_version, commands, ..Tick::default() };
+            *tick = Arc::new(numbers);
         });
     }
 
-    /// Watches how the spool fills; for ever.
+    /// Watches what comes in, how the spool fills and what is written to disk; for ever.
     pub(super) async fn watch_flow(&self) {
         let mut interval = tokio::time::interval(FLOW_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = interval.tick().await;
             let time = now.into_std().saturating_duration_since(self.context.started);
-            let batches = self.context.health.spool().batches;
-            lock(&self.flow).sample(time.as_secs_f64(), batches);
+            lock(&self.flow).sample(self.sample(time.as_secs_f64()));
+            self.context.wear.watch();
+        }
+    }
+
+    fn sample(&self, time: f64) -> Sample {
+        let Context { health, metrics, .. } = &self.context;
+        let spool = health.spool();
+        let lost = |reason: LossReason| {
+            metrics.readings_lost.get_or_create(&Reason { reason: reason.as_str() }).get()
+        };
+        Sample {
+            time,
+            connected: health.uplink().state == UplinkState::Connected,
+            batches_in: metrics.batches_received.get(),
+            readings_in: metrics.readings_received.get(),
+            evicted_size: lost(LossReason::EvictedSize),
+            evicted_age: lost(LossReason::EvictedAge),
+            readings: spool.readings,
+            bytes: spool.bytes,
         }
     }
 
@@ -182,7 +221,8 @@ impl Hub {
         let due = last.as_ref().is_none_or(|(then, known)| {
             *known != urgent || now.duration_since(*then) >= STATUS_EVERY
         });
-        if scratch.is_empty() && !due {
+        let news = self.context.commands.book.news(before.commands);
+        if scratch.is_empty() && news.records.is_empty() && !due {
             return;
         }
         let (status, status_version) = if due {
@@ -202,6 +242,9 @@ impl Hub {
                 messages.push((slot.id.clone(), message.into()));
             }
         }
+        for record in &news.records {
+            messages.push((record.device.clone(), render::command(record).into()));
+        }
         let changed = scratch.clone();
         self.ticks.send_replace(Arc::new(Tick {
             version,
@@ -210,6 +253,7 @@ impl Hub {
             status,
             status_version,
             removal_version,
+            commands: news.count,
         }));
     }
 
@@ -282,6 +326,8 @@ pub(super) struct Viewer {
     filter: Filter,
     /// The last tick whose news have been taken.
     cursor: u64,
+    /// The changes of commands up to there.
+    commands: u64,
     ticks: watch::Receiver<Arc<Tick>>,
     pending: Pending,
 }
@@ -380,6 +426,7 @@ impl Viewer {
     fn take(&mut self) {
         let tick = Arc::clone(&self.ticks.borrow_and_update());
         let since = std::mem::replace(&mut self.cursor, tick.version);
+        let commands = std::mem::replace(&mut self.commands, tick.commands);
         let status = tick.status_version > since;
         let keeps_pace = since + 1 == tick.version;
         self.pending = if since >= tick.version {
@@ -390,7 +437,11 @@ impl Viewer {
             let slots =
                 if keeps_pace { tick.changed.clone() } else { self.hub.context.fleet.slots() };
             let status = status.then(|| tick.status.clone());
-            Pending::Own { slots: slots.into_iter(), since, texts: Vec::new(), status }
+            let news = self.hub.context.commands.book.news(commands);
+            let wanted = news.records.iter().rev().filter(|r| self.filter.wants_device(&r.device));
+            // Taken from the end.
+            let texts = wanted.map(|record| render::command(record)).collect();
+            Pending::Own { slots: slots.into_iter(), since, texts, status }
         } else {
             // A removed device is in no list any more; only a new snapshot can tell.
             return self.start_over();
@@ -398,7 +449,8 @@ impl Viewer {
     }
 
     fn start_over(&mut self) {
-        self.cursor = self.ticks.borrow_and_update().version;
+        let tick = Arc::clone(&self.ticks.borrow_and_update());
+        (self.cursor, self.commands) = (tick.version, tick.commands);
         let list = DeviceList::new(&self.hub.context, &self.filter);
         self.pending = Pending::Snapshot { list, begun: false };
     }
@@ -420,7 +472,7 @@ mod tests {
     use crate::core::batch::{Batch, Reading, Value};
     use crate::core::clock::Base;
     use crate::dashboard::{Fleet, Limits};
-    use crate::ports::{Clock, DeviceFacts, Feed};
+    use crate::ports::{Clock, CommandAccess, DeviceFacts, Feed};
 
     struct Stopped;
 
@@ -437,7 +489,9 @@ mod tests {
             fleet: Arc::new(Fleet::with_limits(limits)),
             health: Arc::default(),
             metrics: Arc::default(),
+            commands: CommandAccess::new(1024).0,
             clock: Arc::new(Stopped),
+            wear: Arc::new(crate::host::wear::Wear::new(Arc::new(Stopped))),
             started: Instant::now(),
             listening: Arc::default(),
             allowed_hosts: vec![],

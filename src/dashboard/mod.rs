@@ -12,6 +12,7 @@
 
 mod api;
 mod assets;
+mod commands;
 mod feed;
 mod http;
 mod hub;
@@ -30,12 +31,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 
+pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
 use self::hub::Hub;
 use crate::config;
 use crate::host::tls::{TlsError, TlsSlot};
+use crate::host::wear::Wear;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Health};
+use crate::ports::{Clock, CommandAccess, Health};
 
 /// What the dashboard shows, and what it needs for it.
 #[derive(Clone)]
@@ -50,8 +53,12 @@ pub struct Context {
     pub health: Arc<Health>,
     /// The counters.
     pub metrics: Arc<Metrics>,
+    /// Asking for commands, and looking at them.
+    pub commands: CommandAccess,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
+    /// What is written to storage.
+    pub wear: Arc<Wear>,
     /// When the gateway started.
     pub started: Instant,
     /// Whether devices can connect; `/readyz` tells it on.

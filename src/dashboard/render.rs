@@ -6,6 +6,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::slot::{Latest, Slot, State};
 use crate::core::batch::Value;
+use crate::core::command;
 use crate::core::ids::DeviceId;
 use crate::ports::lock;
 
@@ -73,6 +74,15 @@ pub(super) fn changes(slot: &Slot, since: u64, filter: &Filter) -> impl Iterator
     let any = state.readings.iter().any(|latest| is_news(latest, since, filter));
     let readings = any.then(|| text(&ReadingsChange { slot, state: &state, since, filter }));
     facts.into_iter().chain(readings)
+}
+
+/// The feed's message for a command that has changed.
+pub(super) fn command(record: &command::Record) -> String {
+    let mut message = record.to_json();
+    if let Some(members) = message.as_object_mut() {
+        members.insert("type".into(), "command".into());
+    }
+    message.to_string()
 }
 
 /// `value` as JSON.

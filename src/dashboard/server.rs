@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use super::commands::Peer;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
@@ -81,8 +82,8 @@ async fn accept(
 ) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 if !is_one_connections_fault(&error) {
                     tracing::warn!(%error, "the dashboard cannot accept connections just now");
@@ -102,8 +103,11 @@ async fn accept(
             }
             continue;
         };
-        let (tls, router, stopping) =
-            (tls.map(TlsSlot::acceptor), router.clone(), stopping.clone());
+        let (tls, router, stopping) = (
+            tls.map(TlsSlot::acceptor),
+            router.clone().layer(Extension(Peer(peer))),
+            stopping.clone(),
+        );
         tokio::spawn(async move {
             connection(stream, tls, router, stopping).await;
             drop(place);

@@ -2,17 +2,9 @@
 
 use serde::Serialize;
 
+use crate::core::forecast::{Flow, Forecast, Level};
+use crate::host::wear::Written;
 use crate::ports::{SpoolHealth, UplinkHealth, UplinkState};
-
-/// How long the past counts in the spool's flow, in seconds: after this a change of the rate has
-/// gone in by about two thirds.
-const MEMORY_S: f64 = 10.0;
-
-/// The flow is not told before it has been watched for this long, in seconds.
-const WATCH_S: f64 = 3.0;
-
-/// Batches per second below which the spool counts as neither filling nor draining.
-const STILL: f64 = 0.01;
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -52,6 +44,9 @@ pub(super) struct Spool {
     lost_readings: u64,
     full_in_s: Option<f64>,
     drained_in_s: Option<f64>,
+    lasts_s: Option<f64>,
+    disk_written_bytes: Option<u64>,
+    disk_written_today_bytes: Option<u64>,
     /// Why it cannot be written; only while it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<String>,
@@ -75,109 +70,80 @@ impl Uplink {
 }
 
 impl Spool {
-    /// `now` is Unix time in seconds, `per_second` how fast the number of batches grows.
-    pub(super) fn new(health: SpoolHealth, now: f64, per_second: Option<f64>) -> Self {
-        let batches = health.batches as f64;
-        let full_in_s = per_second.filter(|rate| *rate > STILL && health.batches > 0).map(|rate| {
-            let bytes_per_batch = health.bytes as f64 / batches;
-            health.max_bytes.saturating_sub(health.bytes) as f64 / (rate * bytes_per_batch)
-        });
-        let drained_in_s = per_second
-            .filter(|rate| *rate < -STILL && health.batches > 0)
-            .map(|rate| batches / -rate);
+    /// `now` is Unix time in seconds.
+    pub(super) fn new(
+        health: SpoolHealth,
+        now: f64,
+        flow: &Flow,
+        written: Option<Written>,
+    ) -> Self {
+        let told = forecast(&health, now, flow);
+        // Fractions of a second are no news.
+        let seconds = |seconds: Option<f64>| seconds.map(|s| (s * 10.0).round() / 10.0);
         Self {
             batches: health.batches,
             readings: health.readings,
             bytes: health.bytes,
             max_bytes: health.max_bytes,
-            oldest_age_s: health.oldest.map(|oldest| (now - oldest).max(0.0)),
+            oldest_age_s: age(&health, now),
             lost_readings: health.lost_readings,
-            full_in_s: full_in_s.filter(|seconds| seconds.is_finite() && health.max_bytes > 0),
-            drained_in_s,
+            full_in_s: seconds(told.full_in),
+            drained_in_s: seconds(told.drained_in),
+            lasts_s: seconds(told.lasts),
+            disk_written_bytes: written.map(|written| written.since_start),
+            disk_written_today_bytes: written.map(|written| written.today),
             fault: health.fault,
         }
     }
 }
 
-/// How fast the spool fills (or, below zero, drains), smoothed.
-#[derive(Debug, Default)]
-pub(super) struct Flow {
-    last: Option<(f64, u64)>,
-    rate: f64,
-    watched_s: f64,
+/// What will become of the spool; `now` is Unix time in seconds.
+pub(super) fn forecast(health: &SpoolHealth, now: f64, flow: &Flow) -> Forecast {
+    flow.forecast(&Level {
+        readings: health.readings,
+        bytes: health.bytes,
+        max_bytes: health.max_bytes,
+        room: health.room,
+        max_age: health.max_age,
+        oldest_age: age(health, now),
+        full: health.full,
+    })
 }
 
-impl Flow {
-    /// Notes that the spool held `batches` at `time`, in seconds of a clock that never steps.
-    pub(super) fn sample(&mut self, time: f64, batches: u64) {
-        let Some((then, before)) = self.last.replace((time, batches)) else { return };
-        let elapsed = time - then;
-        if batches == 0 || elapsed <= 0.0 {
-            *self = Self { last: self.last, ..Self::default() };
-            return;
-        }
-        let rate = (batches as f64 - before as f64) / elapsed;
-        // At first the plain mean, so that the beginning does not count as a rate of zero.
-        self.watched_s += elapsed;
-        let share = (elapsed / self.watched_s).max(1.0 - (-elapsed / MEMORY_S).exp());
-        self.rate += (rate - self.rate) * share;
-    }
-
-    /// Batches per second; none while the spool is empty or has not been watched for long.
-    pub(super) fn per_second(&self) -> Option<f64> {
-        (self.watched_s >= WATCH_S).then_some(self.rate)
-    }
+/// The age of the oldest batch in seconds.
+fn age(health: &SpoolHealth, now: f64) -> Option<f64> {
+    health.oldest.map(|oldest| (now - oldest).max(0.0))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn near(value: Option<f64>, expected: f64) -> bool {
-        value.is_some_and(|value| (value - expected).abs() < 0.02 * expected.abs())
-    }
-
-    fn filled(batches: u64) -> SpoolHealth {
-        SpoolHealth { batches, bytes: batches * 100, max_bytes: 100_000, ..SpoolHealth::default() }
-    }
-
-    #[test]
-    fn a_filling_spool_says_when_it_is_full_and_a_draining_one_when_it_is_empty() {
-        let mut flow = Flow::default();
-        for second in 0..60_u32 {
-            flow.sample(f64::from(second), u64::from(10 * second));
-        }
-        assert!(near(flow.per_second(), 10.0));
-        let spool = Spool::new(filled(590), 0.0, flow.per_second());
-        assert!(near(spool.full_in_s, 41.0), "{spool:?}");
-        assert_eq!(spool.drained_in_s, None);
-        for second in 0..60_u32 {
-            flow.sample(f64::from(60 + second), u64::from(590 - 5 * second));
-        }
-        let spool = Spool::new(filled(295), 0.0, flow.per_second());
-        assert!(near(spool.drained_in_s, 59.0), "{spool:?}");
-        assert_eq!(spool.full_in_s, None);
-    }
-
-    #[test]
-    fn an_empty_or_still_or_new_spool_says_neither() {
-        let mut flow = Flow::default();
-        flow.sample(0.0, 0);
-        flow.sample(1.0, 100);
-        assert_eq!(flow.per_second(), None, "one second says too little");
-        for second in 2..200_u32 {
-            flow.sample(f64::from(second), 100);
-        }
-        let still = Spool::new(filled(100), 0.0, flow.per_second());
-        assert_eq!((still.full_in_s, still.drained_in_s), (None, None));
-        flow.sample(200.0, 0);
-        assert_eq!(flow.per_second(), None);
-    }
-
     #[test]
     fn an_oldest_batch_from_the_future_has_age_zero() {
-        let health = SpoolHealth { oldest: Some(20.0), ..filled(1) };
-        assert_eq!(Spool::new(health.clone(), 10.0, None).oldest_age_s, Some(0.0));
-        assert_eq!(Spool::new(health, 25.0, None).oldest_age_s, Some(5.0));
+        let health = SpoolHealth { batches: 1, oldest: Some(20.0), ..SpoolHealth::default() };
+        let age = |now| Spool::new(health.clone(), now, &Flow::default(), None).oldest_age_s;
+        assert_eq!(age(10.0), Some(0.0));
+        assert_eq!(age(25.0), Some(5.0));
+    }
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let spool = Spool::new(SpoolHealth::default(), 0.0, &Flow::default(), None);
+        let json = serde_json::to_value(spool).unwrap();
+        let unknown = [
+            "full_in_s",
+            "drained_in_s",
+            "lasts_s",
+            "oldest_age_s",
+            "disk_written_bytes",
+            "disk_written_today_bytes",
+        ];
+        for key in unknown {
+            assert!(json[key].is_null(), "{key} of {json}");
+        }
+        let written = Some(Written { since_start: 5, today: 7 });
+        let spool = Spool::new(SpoolHealth::default(), 0.0, &Flow::default(), written);
+        assert_eq!((spool.disk_written_bytes, spool.disk_written_today_bytes), (Some(5), Some(7)));
     }
 }

@@ -16,26 +16,21 @@ use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::ending::{End, part, restarting};
 use super::greeting::{Greeting, welcome};
+use super::mailbox::{Filled, Inbox, Mailbox, REPLIES_AT_A_TIME};
 use super::presence::{Arrival, Presence};
 use super::sessions::permissions;
 use super::shared::{Shared, Slot};
-use super::submission::{Cargo, EngineGone, Submission, submit};
-use super::websocket::{Reading, WebSocket};
-use crate::core::clock::Moment;
-use crate::core::frame::{GatewayMessage, Hello};
+use super::submission::{EngineGone, Submission, submit};
+use super::websocket::WebSocket;
+use crate::core::frame::GatewayMessage;
 use crate::core::ids::DeviceId;
 use crate::core::policy::Permissions;
 use crate::core::quota::TokenBucket;
-use crate::core::session::{Beat, Close, Heartbeat, Session, Step};
-use crate::metrics::Code;
+use crate::core::session::{Beat, Close, Heartbeat, Session};
 use crate::ports::{DeviceEvent, Link, Outbound, Resume};
 
 /// Messages handled in one go before others get their turn.
 const MESSAGES_AT_A_TIME: usize = 64;
-/// Bytes of messages after which one go is over.
-const BYTES_AT_A_TIME: usize = 128 * 1024;
-/// REJECTs that wait to be written before the device is not read from.
-const REPLIES_AT_A_TIME: usize = 16;
 /// The feed hears of a device at most so often, in seconds.
 const SEEN_INTERVAL: f64 = 1.0;
 
@@ -211,7 +206,8 @@ impl Connection {
     fn greeted(&mut self, resume: Resume, now: Duration) {
         let shared = Arc::clone(self.shared());
         self.session.open(resume.epoch, resume.acked);
-        self.replies.push(welcome(&shared, resume));
+        // The engine may have had something to say since it answered.
+        self.replies.insert(0, welcome(&shared, resume));
         // Fractions of the golden ratio lie evenly, however many there are.
         let spread = (self.presence.session().0 as f64 * 0.618_033_988_749_895).fract();
         self.heartbeat = Heartbeat::new(now, spread, &shared.rules);
@@ -224,6 +220,10 @@ impl Connection {
             match outbound {
                 Outbound::Reject { seq, code, reason } => {
                     self.replies.push(GatewayMessage::Reject { seq, code, reason });
+                }
+                Outbound::Command { id, name, params, ttl } => {
+                    let ttl = ttl.max(1);
+                    self.replies.push(GatewayMessage::Command { id, name, params, ttl });
                 }
                 Outbound::Close { code, reason } => {
                     return Err(End::Close(Close::new(code, reason)));
@@ -399,105 +399,4 @@ enum Went {
     Handed,
     /// There may be more; it was enough for one go.
     More,
-}
-
-enum Filled {
-    Drained,
-    Full,
-}
-
-/// What one go has read.
-struct Inbox {
-    received: Moment,
-    room: usize,
-    messages: usize,
-    bytes: usize,
-    cargo: Option<Cargo>,
-}
-
-impl Inbox {
-    fn new(received: Moment, room: usize) -> Self {
-        Self { received, room, messages: 0, bytes: 0, cargo: None }
-    }
-}
-
-/// What judges messages on the way from the socket to the inbox.
-struct Mailbox<'a> {
-    session: &'a mut Session,
-    permissions: &'a Permissions,
-    replies: &'a mut Vec<GatewayMessage>,
-    inbox: &'a mut Inbox,
-    shared: &'a Arc<Shared>,
-}
-
-impl Mailbox<'_> {
-    fn fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        reading: &mut Reading<'_>,
-        hello: &mut Option<Hello>,
-        pinged: &mut bool,
-    ) -> Result<Filled, End> {
-        while self.inbox.messages < self.inbox.room && self.inbox.bytes < BYTES_AT_A_TIME {
-            let message = match reading.poll_next(cx) {
-                Poll::Pending => return Ok(Filled::Drained),
-                Poll::Ready(message) => {
-                    message.map_err(|error| End::of(error, &self.shared.rules))?
-                }
-            };
-            self.inbox.messages += 1;
-            self.inbox.bytes += message.len();
-            match message {
-                Message::Binary(bytes) => {
-                    let step = self.judge(&bytes)?;
-                    if let Step::Hello(said) = step {
-                        *hello = Some(said);
-                        return Ok(Filled::Full);
-                    }
-                    if !self.receive(step) || self.replies.len() >= REPLIES_AT_A_TIME {
-                        return Ok(Filled::Full);
-                    }
-                }
-                Message::Text(_) => return Err(End::Close(Session::text())),
-                Message::Ping(_) => *pinged = true,
-                // The answer to a Close goes out with the next read, which ends the stream.
-                Message::Close(_) | Message::Pong(_) | Message::Frame(_) => {}
-            }
-        }
-        Ok(Filled::Full)
-    }
-
-    fn judge(&mut self, bytes: &[u8]) -> Result<Step, End> {
-        let Self { session, permissions, inbox, shared, .. } = self;
-        session.receive(bytes, &inbox.received, &shared.rules, permissions).map_err(End::Close)
-    }
-
-    /// Whether there is room to go on.
-    fn receive(&mut self, step: Step) -> bool {
-        let metrics = &self.shared.context.metrics;
-        let cargo = &mut self.inbox.cargo;
-        match step {
-            Step::Submit(batch) => {
-                metrics.batches_received.inc();
-                return cargo.get_or_insert_with(|| Cargo::new(self.shared)).load(Arc::new(batch));
-            }
-            Step::Reject { seq, reject } => {
-                metrics.batches_received.inc();
-                let code = Code { code: reject.code.as_str() };
-                metrics.batches_rejected.get_or_create(&code).inc();
-                let (code, reason) = (reject.code.code(), reject.reason);
-                self.replies.push(GatewayMessage::Reject { seq, code, reason });
-                if let Some(seq) = seq {
-                    cargo.get_or_insert_with(|| Cargo::new(self.shared)).load_rejected(seq);
-                }
-            }
-            // Commands are not sent yet, so nobody waits for a result.
-            Step::Result { .. } => {
-                metrics.results_unknown.inc();
-            }
-            // Taken before.
-            Step::Hello(_) => {}
-        }
-        true
-    }
 }

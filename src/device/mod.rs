@@ -22,6 +22,7 @@ mod ending;
 mod greeting;
 mod handshake;
 mod listener;
+mod mailbox;
 mod presence;
 mod refusal;
 mod request;

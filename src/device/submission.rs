@@ -1,10 +1,11 @@
-//! Handing batches to the engine when that cannot be done at once.
+//! Handing batches and results to the engine when that cannot be done at once.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use super::shared::Shared;
-use crate::core::batch::Batch;
+use crate::core::batch::{Batch, value_weight};
 use crate::core::ids::SessionId;
 use crate::ports::{DeviceEvent, Submitted};
 
@@ -12,13 +13,24 @@ use crate::ports::{DeviceEvent, Submitted};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct EngineGone;
 
-/// Batches on their way to the engine, their weight taken from the budget; given back should they
-/// not arrive.
+/// What one RESULT says.
+pub(crate) struct CommandResult {
+    pub(crate) id: String,
+    pub(crate) ok: bool,
+    pub(crate) value: ciborium::Value,
+}
+
+/// Batches and results on their way to the engine, their weight taken from the budget; given back
+/// should they not arrive.
 pub(crate) struct Cargo {
     shared: Arc<Shared>,
     batches: Vec<Submitted>,
     /// The batch for which the budget had no room; the last one.
     waiting: Option<Arc<Batch>>,
+    /// They have taken nothing from the budget yet, since they are handed over one by one.
+    results: VecDeque<CommandResult>,
+    /// What the result that is being handed over has taken.
+    held: usize,
 }
 
 /// A hand-over under way.
@@ -37,15 +49,30 @@ async fn hand_over(session: SessionId, mut cargo: Cargo) -> Result<(), EngineGon
             let permit = shared.context.events.reserve().await.map_err(|_| EngineGone)?;
             permit.send(DeviceEvent::Batches { session, batches: cargo.unload() });
         }
-        let Some(batch) = cargo.waiting.take() else { return Ok(()) };
+        let Some(batch) = cargo.waiting.take() else { break };
         shared.context.budget.take(batch.weight()).await;
         cargo.batches.push(Submitted::Batch(batch));
     }
+    while let Some(CommandResult { id, ok, value }) = cargo.results.pop_front() {
+        let weight = value_weight(&value);
+        shared.context.budget.take(weight).await;
+        cargo.held = weight;
+        let permit = shared.context.events.reserve().await.map_err(|_| EngineGone)?;
+        cargo.held = 0;
+        permit.send(DeviceEvent::Result { session, id, ok, value });
+    }
+    Ok(())
 }
 
 impl Cargo {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        Self { shared: Arc::clone(shared), batches: Vec::new(), waiting: None }
+        Self {
+            shared: Arc::clone(shared),
+            batches: Vec::new(),
+            waiting: None,
+            results: VecDeque::new(),
+            held: 0,
+        }
     }
 
     /// Takes a batch. `false`: the budget has no room for it, and nothing more may be loaded.
@@ -64,9 +91,14 @@ impl Cargo {
         self.batches.push(Submitted::Rejected(seq));
     }
 
-    /// Whether a batch waits for the budget.
+    /// Takes a result. Those of one go of reading are few: see the limits there.
+    pub(crate) fn load_result(&mut self, result: CommandResult) {
+        self.results.push_back(result);
+    }
+
+    /// Whether more is to be done than to hand [`Self::unload`] over.
     pub(crate) fn waits(&self) -> bool {
-        self.waiting.is_some()
+        self.waiting.is_some() || !self.results.is_empty()
     }
 
     /// Hands out what is loaded; from now on its weight is the engine's to give back.
@@ -77,6 +109,9 @@ impl Cargo {
 
 impl Drop for Cargo {
     fn drop(&mut self) {
+        if self.held > 0 {
+            self.shared.context.budget.give_back(self.held);
+        }
         for submitted in &self.batches {
             if let Submitted::Batch(batch) = submitted {
                 self.shared.context.budget.give_back(batch.weight());

@@ -1,4 +1,5 @@
-//! What the operating system provides: clock, log, service manager, signals, certificates.
+//! What the operating system provides: clock, log, service manager, signals, certificates,
+//! and what the disk has to take.
 
 pub mod clock;
 mod journal;
@@ -6,3 +7,4 @@ pub mod logging;
 pub mod notify;
 pub mod signals;
 pub mod tls;
+pub mod wear;

@@ -57,6 +57,12 @@ impl Ages {
         earlier.find_map(|boot| base.correction(received, boot))
     }
 
+    /// The same for the clock of this boot as well, as it is now.
+    #[must_use]
+    pub(super) fn best_correction(&self, received: f64, base: &Base) -> Option<f64> {
+        self.boots.iter().find_map(|boot| base.correction(received, boot))
+    }
+
     /// When a batch received at `received` by the clock of `base` was received by the clock of now.
     /// Never in the future.
     #[must_use]

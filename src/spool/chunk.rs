@@ -35,10 +35,9 @@ use std::sync::Arc;
 use super::record::{Decoder, Encoder, RecordError};
 use crate::core::batch::Batch;
 use crate::core::ids::Position;
+use crate::storage::pieces;
+pub use crate::storage::store::VALUE_MAX;
 
-/// Largest value in bytes. A leaf of the database holds up to 16 of them and must stay below a
-/// quarter of a segment: larger ones go to files that the database never syncs.
-pub const VALUE_MAX: usize = 4096;
 /// A chunk is closed when its body has this many bytes.
 const BODY_TARGET: usize = 8 * 1024;
 /// LZ4 cannot expand more than this.
@@ -345,26 +344,9 @@ impl Header {
 /// and its header.
 #[must_use]
 pub fn find_pieces(bytes: &[u8], limit: usize) -> Vec<(usize, Header)> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < limit {
-        let rest = bytes.get(at..).unwrap_or_default();
-        let Some(step) = rest.windows(MAGIC.len()).position(|window| window == MAGIC) else {
-            break;
-        };
-        at += step;
-        if at >= limit {
-            break;
-        }
-        match Header::open(bytes.get(at..).unwrap_or_default()) {
-            Ok((header, piece)) => {
-                found.push((at, header));
-                at += HEADER + piece.len();
-            }
-            Err(_) => at += 1,
-        }
-    }
-    found
+    pieces::find(bytes, limit, MAGIC, |rest| {
+        Header::open(rest).ok().map(|(header, piece)| (header, HEADER + piece.len()))
+    })
 }
 
 /// How many bytes the piece that begins with `header` takes.

@@ -5,6 +5,8 @@
 //! for them once ([`scan`]) and read at the places found. That needs no room on the disk, works on a
 //! read-only one, and finds everything that damage elsewhere in the file has left whole.
 
+mod vanished;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::chunk::{self, Chunk};
-use super::disk;
-use super::scan::{Place, Values, cut_unfinished, is_damage, is_gone, scan};
-use super::store::{Store, StoreError};
+use super::scan::{Place, Values, cut_unfinished, scan};
 use super::tally::{Missing, Summary, Tallies};
 use crate::core::batch::Batch;
 use crate::core::clock::Base;
 use crate::core::ids::Position;
+use crate::storage::disk;
+use crate::storage::pieces::{is_damage, is_gone};
+use crate::storage::store::{Store, StoreError};
 
 /// What is known of a generation from elsewhere.
 #[derive(Debug, Clone, Copy, Default)]
@@ -205,6 +208,9 @@ impl Generation {
             });
         }
         store.commit()?;
+        if !store.is_in_place() {
+            return Err(StoreError::Gone { path: self.dir.join("db") });
+        }
         let tallies = self.tallies.get_or_insert_default();
         for (position, batch) in batches {
             tallies.add(*position, batch);
@@ -410,7 +416,7 @@ impl Generation {
                     let mut value = vec![0; *len];
                     match file.read_exact_at(&mut value, *offset) {
                         Ok(()) => values.push(value),
-                        Err(error) if is_damage(&error) => return Ok(None),
+                        Err(error) if is_damage(&error, &self.dir.join("db")) => return Ok(None),
                         Err(error) => return Err(error),
                     }
                 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::core::clock::Base;
 use crate::core::ids::DeviceId;
-use crate::spool::scan::WINDOW;
+use crate::storage::pieces::WINDOW;
 
 fn batch(seq: u64) -> Arc<Batch> {
     let device = DeviceId::new("d").unwrap();

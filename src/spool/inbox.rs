@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::pace::GROUP_ENOUGH;
-use crate::core::batch::Batch;
+use crate::core::batch::{Batch, Loss};
 use crate::core::ids::Position;
 use crate::ports::lock;
 
@@ -21,6 +21,10 @@ pub(super) enum Command {
     Append(Position, Arc<Batch>),
     /// Read from here, so many bytes.
     Load(Position, usize),
+    /// Keep the record of this loss.
+    Lost(Loss),
+    /// The broker has the records of losses up to this one.
+    Published(u64),
     /// Commit what waits, stop, and answer.
     Close(oneshot::Sender<()>),
 }
@@ -70,7 +74,7 @@ impl Inbox {
                 state.appended = state.appended.saturating_add(batch.weight());
                 state.urgent |= state.appended >= GROUP_ENOUGH;
             }
-            Command::Load(..) | Command::Close(_) => state.urgent = true,
+            _ => state.urgent = true,
         }
         state.taken.commands.push_back(command);
         let wake = state.urgent || state.waiting.is_some_and(|wake| wake.appends);

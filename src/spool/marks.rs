@@ -27,6 +27,7 @@ use std::path::Path;
 use super::ages::BOOTS_MAX;
 use crate::core::clock::{Base, UNKNOWN_BOOT};
 use crate::core::ids::Position;
+use crate::storage::disk;
 
 const MAGIC: [u8; 4] = *b"tgM2";
 const LEN: usize = 48 + 16 * BOOTS_MAX + 4;
@@ -64,19 +65,17 @@ impl MarksFile {
     pub(super) fn open(path: &Path) -> io::Result<(Self, Option<Marks>)> {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let newest = PLACES
-            .iter()
-            .filter_map(|place| {
-                let mut bytes = [0; LEN];
-                // Short or unreadable counts as not there.
-                file.read_exact_at(&mut bytes, *place).ok()?;
-                decode(&bytes)
-            })
-            .max_by_key(|(sequence, _)| *sequence);
+        let newest = newest(&file);
         let (sequence, marks) = newest.unzip();
         let written = marks.clone();
         let this = Self { file, sequence: sequence.unwrap_or(0), written, synced: false };
         Ok((this, marks))
+    }
+
+    /// Whether `path` still leads to it.
+    #[must_use]
+    pub(super) fn is_at(&self, path: &Path) -> bool {
+        disk::is_at(&self.file, path)
     }
 
     /// Writes `marks` where they differ from what was written last.
@@ -108,6 +107,24 @@ impl MarksFile {
         }
         Ok(())
     }
+}
+
+/// The newest whole marks in the file at `path`, which is not made or written.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(super) fn read(path: &Path) -> io::Result<Option<Marks>> {
+    Ok(newest(&File::open(path)?).map(|(_, marks)| marks))
+}
+
+fn newest(file: &File) -> Option<(u64, Marks)> {
+    let whole = PLACES.iter().filter_map(|place| {
+        let mut bytes = [0; LEN];
+        // Short or unreadable counts as not there.
+        file.read_exact_at(&mut bytes, *place).ok()?;
+        decode(&bytes)
+    });
+    whole.max_by_key(|(sequence, _)| *sequence)
 }
 
 fn encode(sequence: u64, marks: &Marks) -> Vec<u8> {

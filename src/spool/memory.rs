@@ -23,6 +23,8 @@ struct State {
     head: Position,
     next: Position,
     losses: Vec<Loss>,
+    /// Losses that are not published.
+    unpublished: VecDeque<Loss>,
     /// What a crash takes.
     volatile: Volatile,
     held: bool,
@@ -36,6 +38,8 @@ struct Volatile {
     session: u64,
     pending: VecDeque<(Position, Arc<Batch>)>,
     events: VecDeque<SpoolEvent>,
+    /// Records published so far.
+    published: u64,
     waker: Option<Waker>,
 }
 
@@ -84,6 +88,9 @@ impl Disk {
             progress,
             losses: std::mem::take(&mut state.losses),
         };
+        let unpublished = std::mem::take(&mut state.unpublished);
+        state.report(unpublished);
+        state.report(opened.losses.clone());
         drop(state);
         MemorySpool { disk: self.clone(), opened, session }
     }
@@ -172,6 +179,7 @@ impl Disk {
                 if let Some(loss) = known {
                     loss.first_seq = loss.first_seq.or(batch.seq);
                     loss.last_seq = loss.last_seq.max(batch.seq);
+                    loss.batches += 1;
                     loss.readings += batch.readings.len() as u64;
                 } else {
                     losses.push(Loss {
@@ -179,7 +187,9 @@ impl Disk {
                         epoch: batch.epoch,
                         first_seq: batch.seq,
                         last_seq: batch.seq,
+                        batches: 1,
                         readings: batch.readings.len() as u64,
+                        received: Some((batch.received, batch.received)),
                         reason,
                         time,
                         detail: None,
@@ -187,7 +197,8 @@ impl Disk {
                 }
             }
             state.head = through + 1;
-            state.event(SpoolEvent::Evicted { through, losses });
+            state.event(SpoolEvent::Evicted { through, losses: losses.clone() });
+            state.report(losses);
         });
     }
 
@@ -257,7 +268,9 @@ impl State {
                     epoch: 0,
                     first_seq: None,
                     last_seq: None,
+                    batches: 1,
                     readings,
+                    received: None,
                     reason: LossReason::Corrupt,
                     time: 0.0,
                     detail: None,
@@ -265,7 +278,16 @@ impl State {
             }
             next += 1;
         }
-        self.event(SpoolEvent::Loaded { batches, next, losses });
+        self.event(SpoolEvent::Loaded { batches, next, losses: losses.clone() });
+        self.report(losses);
+    }
+
+    fn report(&mut self, losses: impl IntoIterator<Item = Loss>) {
+        for loss in losses {
+            self.unpublished.push_back(loss.clone());
+            let number = self.volatile.published + self.unpublished.len() as u64;
+            self.event(SpoolEvent::Report { number, loss });
+        }
     }
 }
 
@@ -302,6 +324,18 @@ impl Spool for MemorySpool {
             state.volatile.pending.retain(|(position, _)| *position > through);
             state.head = state.head.max(through + 1);
             state.next = state.next.max(state.head);
+        });
+    }
+
+    fn lost(&mut self, loss: Loss) {
+        self.change(|state| state.report([loss]));
+    }
+
+    fn losses_published(&mut self, through: u64) {
+        self.change(|state| {
+            while state.volatile.published < through && state.unpublished.pop_front().is_some() {
+                state.volatile.published += 1;
+            }
         });
     }
 
@@ -400,7 +434,9 @@ mod tests {
                     SpoolEvent::Durable { through: 2 },
                     SpoolEvent::Full(true),
                     SpoolEvent::Evicted { through: 1, losses: evicted },
+                    SpoolEvent::Report { number: 1, .. },
                     SpoolEvent::Loaded { batches, next: 3, losses },
+                    SpoolEvent::Report { number: 2, .. },
                     SpoolEvent::Full(false),
                     SpoolEvent::Durable { through: 3 },
                 ] if evicted.len() == 1 && batches.is_empty() && losses.len() == 1

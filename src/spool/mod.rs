@@ -6,11 +6,12 @@
 //! | `inbox`, `pace` | waking that thread rarely; how long a group gathers |
 //! | `catalog` | all generations, how far they are released, recovery |
 //! | `generation`, `scan` | one folder: written through a database, read from its file |
-//! | `store` | the database: the only file that knows sled |
 //! | `chunk`, `record` | the bytes on the disk |
 //! | `marks`, `tally` | the two small files beside the databases |
+//! | `losses`, `unpublished` | the records of what was lost, until they are published |
 //! | `ages` | how old a batch is, and of what time, when the clock was wrong |
-//! | `disk` | lock, folders, sizes |
+//! | [`storage`](crate::storage) | the database, finding values in its file, the lock, folders |
+//! | [`inspect`] | reading the spool of a stopped gateway, damaged or not, and changing nothing |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
 //! # On the disk
@@ -21,7 +22,9 @@
 //! | path | what | format |
 //! |---|---|---|
 //! | `lock` | one gateway at a time: held with `flock`, holds the process's number | text |
+//! | `disk-written` | the wear of the last two days: see `host::wear` | text |
 //! | `spool/marks` | how far writing and releasing have come | `marks` |
+//! | `spool/losses` | what was lost and is not published yet | `losses` |
 //! | `spool/gen-<position>` | a generation, named by its first position | |
 //! | `…/db`, `conf`, `blobs` | its sled database, 0.34: values by slot, u64 big-endian from 0 | `store` |
 //! | `…/summary` | who has what in it, once it is complete; may be missing | `tally` |
@@ -31,10 +34,10 @@
 //! A value of the database is one piece of a *chunk* ([`chunk`]): a header with its place and its
 //! checksums, and part of a compressed body of *records* ([`record`]), one for each batch. Batches
 //! have *positions*, u64, each used once and for ever increasing; a chunk holds consecutive ones, a
-//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM2`, `tgG2`); a reader
+//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM2`, `tgG2`, `tgL1`); a reader
 //! passes over what it does not know as it would over damage, and never guesses.
 //!
-//! A generation ends at a 32nd of `spool.max_bytes`, but at least 256 KiB and at most 4 MiB, or when
+//! A generation ends at a 32nd of `spool.max_bytes`, but at least 256 KiB and at most 2 MiB, or when
 //! it spans a 16th of `spool.max_age`. It is written once, from front to back, and deleted whole:
 //! when all of it is released, or when a limit takes it. Nothing is rewritten in place but `marks`.
 //! Only the process that made a database has it open in sled; one that an earlier process left is
@@ -51,8 +54,15 @@
 //! - A generation is deleted by renaming it to `trash-…` first, so that half of one is never taken
 //!   for a whole.
 //!
-//! There is no room kept in reserve: on a full disk nothing is dropped that is not at a limit, what
-//! waits stays unacknowledged in memory, and the commit is tried again each second.
+//! - A loss is on record before anything of it is deleted.
+//!
+//! # When there is no room
+//!
+//! At `spool.max_bytes` (as the disk counts, besides about 16 KiB for the small files) the oldest
+//! generation goes or devices wait, as `when_full` says. At `spool.reserve`, as on a full disk,
+//! nothing is dropped: what waits stays unacknowledged in memory, and the commit is tried again each
+//! second. There is no ballast file, and a drain needs no room: folders are deleted, `marks` and
+//! `losses` are written in place.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -66,33 +76,33 @@ use tokio::sync::{mpsc, oneshot};
 mod ages;
 mod catalog;
 pub mod chunk;
-mod disk;
 mod generation;
 mod inbox;
+pub mod inspect;
+mod losses;
 mod marks;
 pub mod memory;
 mod pace;
 pub mod record;
 mod scan;
-mod store;
 mod tally;
+mod unpublished;
 mod writer;
 
 use catalog::{Bounds, Catalog};
-use disk::{Lock, LockError};
 use inbox::{Command, Inbox};
 use writer::{Limits, Outside, Writer};
 
 use crate::config::SpoolSettings;
-use crate::core::batch::Batch;
+use crate::core::batch::{Batch, Loss};
 use crate::core::ids::Position;
-use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, Opened, Spool, SpoolEvent};
+use crate::storage::disk::{self, Lock, LockError};
 
 /// Sizes of a generation in bytes. While one is written the database keeps most of it in memory,
-/// whatever its cache is set to.
+/// whatever its cache is set to; a smaller one costs more files and syncs for the same data.
 const GENERATION_MIN: u64 = 256 * 1024;
-const GENERATION_MAX: u64 = 4 * 1024 * 1024;
+const GENERATION_MAX: u64 = 2 * 1024 * 1024;
 /// A full spool has about this many generations: what is evicted at a time.
 const GENERATIONS: u32 = 32;
 /// A generation spans this part of `max_age`, and a second at least.
@@ -147,7 +157,6 @@ pub fn open(
     data_dir: &Path,
     settings: &SpoolSettings,
     health: Arc<Health>,
-    metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
 ) -> Result<SledSpool, SpoolError> {
     let unusable = |path: &Path| {
@@ -165,8 +174,13 @@ pub fn open(
         bytes: (settings.max_bytes / u64::from(GENERATIONS)).clamp(GENERATION_MIN, GENERATION_MAX),
         span: (settings.max_age.as_secs_f64() / AGE_PARTS).max(1.0),
     };
-    let (catalog, recovered) = Catalog::open(&dir, bounds, clock.moment())
+    let (mut catalog, recovered) = Catalog::open(&dir, bounds, clock.moment())
         .map_err(|error| SpoolError::Unusable { path: error.path, source: error.source })?;
+    catalog.keep(lock);
+    let waiting = catalog.losses.waiting();
+    if waiting > 0 {
+        tracing::warn!(records = waiting, "losses that are not published yet are on record");
+    }
     let opened = Opened {
         head: catalog.head(),
         tail: catalog.next(),
@@ -176,13 +190,14 @@ pub fn open(
     let inbox = Arc::new(Inbox::default());
     let (sender, events) = mpsc::unbounded_channel();
     let (finish, finished) = std_mpsc::channel();
-    let outside = Outside { events: sender.clone(), health: health.clone(), metrics, clock };
+    let outside = Outside { events: sender.clone(), health: health.clone(), clock };
     let limits = Limits::new(settings);
     let mut writer = Writer::new(inbox.clone(), outside, catalog, limits);
     health.set_spool(|spool| {
         spool.open = true;
         spool.fault = None;
         spool.max_bytes = limits.max_bytes;
+        spool.max_age = Some(limits.max_age);
     });
     std::thread::Builder::new()
         .name("spool".into())
@@ -202,7 +217,6 @@ pub fn open(
                 // Nobody may be listening any more; likewise below.
                 let _ = sender.send(SpoolEvent::Stalled { reason: reason.into() });
             }
-            drop(lock);
             let _ = finish.send(());
         })
         .map_err(unusable(&dir))?;
@@ -224,6 +238,14 @@ impl Spool for SledSpool {
 
     fn release(&mut self, through: Position) {
         self.inbox.release(through);
+    }
+
+    fn lost(&mut self, loss: Loss) {
+        self.inbox.send(Command::Lost(loss));
+    }
+
+    fn losses_published(&mut self, through: u64) {
+        self.inbox.send(Command::Published(through));
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<SpoolEvent> {

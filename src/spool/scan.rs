@@ -1,17 +1,11 @@
 //! Finding the chunks in a database's file without the database.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::chunk::{self, Header, VALUE_MAX};
+use super::chunk::{self, Header};
 use crate::core::ids::Position;
-
-/// Bytes of a database file in memory while it is scanned.
-pub(super) const WINDOW: usize = 256 * 1024;
-/// What a bad sector takes with it.
-const SECTOR: usize = 4096;
+use crate::storage::pieces::for_each_window;
 
 /// Where a chunk is.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,63 +48,18 @@ pub(super) struct Scan {
 
 /// Finds the whole chunks in the database file below `dir`. A file that is not there holds none.
 pub(super) fn scan(dir: &Path) -> io::Result<Scan> {
-    let file = match File::open(dir.join("db")) {
-        Ok(file) => file,
-        Err(error) if is_gone(&error) => return Ok(Scan::default()),
-        Err(error) => return Err(error),
-    };
-    let mut scan = Scan::default();
     let mut pieces = Vec::new();
-    let mut window = Vec::with_capacity(WINDOW + VALUE_MAX);
-    let mut offset = 0;
-    loop {
-        let filled = fill(&file, offset, &mut window, &mut scan.unreadable)?;
-        // A piece that begins in the last bytes may end in the next window.
-        let limit = if filled { WINDOW } else { window.len() };
-        for (at, header) in chunk::find_pieces(&window, limit) {
+    let unreadable = for_each_window(dir, |offset, window, limit| {
+        for (at, header) in chunk::find_pieces(window, limit) {
             pieces.push((header, (offset + at as u64, chunk::value_len(&header))));
         }
-        if !filled {
-            break;
-        }
-        offset += WINDOW as u64;
-    }
-    scan.head = pieces.iter().map(|(header, _)| header.head).max().unwrap_or(0);
-    scan.durable = pieces.iter().map(|(header, _)| header.durable).max().unwrap_or(0);
-    scan.places = assemble(pieces);
-    Ok(scan)
-}
-
-/// Reads a window and the beginning of the next. Whether the file goes on behind it.
-fn fill(
-    file: &File,
-    offset: u64,
-    window: &mut Vec<u8>,
-    unreadable: &mut usize,
-) -> io::Result<bool> {
-    window.clear();
-    window.resize(WINDOW + VALUE_MAX, 0);
-    let mut len = 0;
-    while let Some(rest) = window.get_mut(len..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + len as u64) {
-            Ok(0) => {
-                window.truncate(len);
-                return Ok(false);
-            }
-            Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if is_damage(&error) => {
-                *unreadable += 1;
-                let skipped = SECTOR - len % SECTOR;
-                if let Some(bytes) = rest.get_mut(..skipped.min(rest.len())) {
-                    bytes.fill(0);
-                    len += bytes.len();
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
+    })?;
+    Ok(Scan {
+        head: pieces.iter().map(|(header, _)| header.head).max().unwrap_or(0),
+        durable: pieces.iter().map(|(header, _)| header.durable).max().unwrap_or(0),
+        places: assemble(pieces),
+        unreadable,
+    })
 }
 
 /// Drops what stands behind the first gap that is not known to have been durable: a group that was
@@ -156,14 +105,4 @@ fn assemble(mut pieces: Vec<(Header, (u64, usize))>) -> Vec<Place> {
         keep
     });
     places
-}
-
-/// Whether the disk has something else than was written, or nothing at all.
-pub(super) fn is_damage(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
-        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
-}
-
-pub(super) fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -14,8 +14,8 @@
 //! oldest newest                      float each
 //! boot offset                        u64, float: the clock these two were read from
 //! n, n * (first end readings u8)     u32, u64 each: what is lost, and whether that was reported
-//! n, n * (len device epoch first_seq last_seq readings last)
-//!                                    u32, u8, bytes, u64 each; seqs 0 where there was none
+//! n, n * (len device epoch first_seq last_seq batches readings last oldest newest)
+//!                                    u32, u8, bytes, u64 each, float; seqs 0 where there was none
 //! CRC-32 of everything before        u32
 //! ```
 
@@ -35,8 +35,11 @@ pub(super) struct Tallies(HashMap<(DeviceId, u64), Tally>);
 struct Tally {
     first_seq: Option<u64>,
     last_seq: Option<u64>,
+    batches: u64,
     readings: u64,
     last: Position,
+    oldest: f64,
+    newest: f64,
 }
 
 impl Tallies {
@@ -47,8 +50,11 @@ impl Tallies {
             Tally {
                 first_seq: batch.seq,
                 last_seq: batch.seq,
+                batches: 1,
                 readings: batch.readings.len() as u64,
                 last: position,
+                oldest: batch.received,
+                newest: batch.received,
             },
         );
     }
@@ -72,7 +78,9 @@ impl Tallies {
                 epoch,
                 first_seq: tally.first_seq,
                 last_seq: tally.last_seq,
+                batches: tally.batches,
                 readings: tally.readings,
+                received: Some((tally.oldest, tally.newest)),
                 reason,
                 time,
                 detail: None,
@@ -98,14 +106,17 @@ impl Tallies {
     }
 
     fn join(&mut self, key: (DeviceId, u64), tally: Tally) {
-        let entry = self.0.entry(key).or_insert(Tally { readings: 0, ..tally });
+        let entry = self.0.entry(key).or_insert(Tally { batches: 0, readings: 0, ..tally });
         entry.first_seq = match (entry.first_seq, tally.first_seq) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
         entry.last_seq = entry.last_seq.max(tally.last_seq);
+        entry.batches += tally.batches;
         entry.readings += tally.readings;
         entry.last = entry.last.max(tally.last);
+        entry.oldest = entry.oldest.min(tally.oldest);
+        entry.newest = entry.newest.max(tally.newest);
     }
 }
 
@@ -131,7 +142,9 @@ impl Missing {
             epoch: 0,
             first_seq: None,
             last_seq: None,
+            batches: self.end - self.first,
             readings: self.readings,
+            received: None,
             reason: LossReason::Corrupt,
             time,
             detail: None,
@@ -192,9 +205,16 @@ impl Summary {
             bytes.extend(u8::try_from(name.len()));
             bytes.extend_from_slice(name);
             let seq = |seq: Option<u64>| seq.unwrap_or(0);
-            for field in
-                [*epoch, seq(tally.first_seq), seq(tally.last_seq), tally.readings, tally.last]
-            {
+            for field in [
+                *epoch,
+                seq(tally.first_seq),
+                seq(tally.last_seq),
+                tally.batches,
+                tally.readings,
+                tally.last,
+                tally.oldest.to_bits(),
+                tally.newest.to_bits(),
+            ] {
                 bytes.extend_from_slice(&field.to_le_bytes());
             }
         }
@@ -239,8 +259,11 @@ impl Summary {
             let tally = Tally {
                 first_seq: seq(fields.integer()?),
                 last_seq: seq(fields.integer()?),
+                batches: fields.integer()?,
                 readings: fields.integer()?,
                 last: fields.integer()?,
+                oldest: f64::from_bits(fields.integer()?),
+                newest: f64::from_bits(fields.integer()?),
             };
             summary.tallies.0.insert((device, epoch), tally);
         }
@@ -252,30 +275,36 @@ fn count(len: usize) -> [u8; 4] {
     u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes()
 }
 
-struct Fields<'a>(&'a [u8]);
+/// Takes little-endian fields off the front of bytes.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
+    /// The next `len` bytes.
+    pub(super) fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
         let (bytes, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(bytes)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    /// The next `N` bytes.
+    pub(super) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (bytes, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*bytes)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    /// The next byte.
+    pub(super) fn byte(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)
     }
 
-    fn integer(&mut self) -> Option<u64> {
+    /// The next u64.
+    pub(super) fn integer(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn count(&mut self) -> Option<u32> {
+    /// The next u32.
+    pub(super) fn count(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 }

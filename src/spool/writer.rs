@@ -8,6 +8,8 @@
 //!
 //! Nothing leaves `pending` before it is durable or released, whatever fails.
 
+mod reserve;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,11 +23,10 @@ use super::pace::Pace;
 use crate::config::{SpoolSettings, WhenFull};
 use crate::core::batch::{Batch, LossReason};
 use crate::core::ids::Position;
-use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, SpoolEvent};
 
 /// Memory of the batches that are committed together at most; and no more than a generation.
-const GROUP_MAX: usize = 1024 * 1024;
+const GROUP_MAX: usize = 512 * 1024;
 /// Between two attempts while the disk refuses.
 const RETRY: Duration = Duration::from_secs(1);
 /// How late `marks` may know of a release: what a kill makes come twice.
@@ -35,6 +36,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often the figures are shown while something happens, and while nothing does.
 const SHOW_BUSY: Duration = Duration::from_millis(100);
 const SHOW_QUIET: Duration = Duration::from_secs(1);
+/// How often it is made sure that nobody has deleted the files.
+const LOOK: Duration = Duration::from_secs(1);
 /// What the disk may take for a value besides its own bytes, and for a commit.
 const VALUE_COST: u64 = 160;
 const COMMIT_COST: u64 = 64 * 1024;
@@ -44,6 +47,8 @@ const COMMIT_COST: u64 = 64 * 1024;
 pub(super) struct Limits {
     /// Bytes on the disk.
     pub(super) max_bytes: u64,
+    /// Bytes that are left to others.
+    pub(super) reserve: u64,
     /// Seconds.
     pub(super) max_age: f64,
     /// What happens at the limit.
@@ -56,6 +61,7 @@ impl Limits {
     pub(super) fn new(settings: &SpoolSettings) -> Self {
         Self {
             max_bytes: settings.max_bytes,
+            reserve: settings.reserve,
             max_age: settings.max_age.as_secs_f64(),
             when_full: settings.when_full,
         }
@@ -66,10 +72,8 @@ impl Limits {
 pub(super) struct Outside {
     /// To the engine.
     pub(super) events: mpsc::UnboundedSender<SpoolEvent>,
-    /// For the status page.
+    /// For the status page and the counters.
     pub(super) health: Arc<Health>,
-    /// For the counters.
-    pub(super) metrics: Arc<Metrics>,
     /// What time it is.
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -95,6 +99,8 @@ pub(super) struct Writer {
     drained_since: Option<Duration>,
     reclaim_from: Duration,
     show_due: Duration,
+    look_from: Duration,
+    losses_from: Duration,
     changed: bool,
     waiting: bool,
     closing: Option<oneshot::Sender<()>>,
@@ -123,6 +129,8 @@ impl Writer {
             drained_since: None,
             reclaim_from: Duration::ZERO,
             show_due: Duration::ZERO,
+            look_from: LOOK,
+            losses_from: Duration::ZERO,
             changed: true,
             waiting: false,
             closing: None,
@@ -147,6 +155,10 @@ impl Writer {
             self.step();
             if let Some(answer) = self.closing.take() {
                 self.catalog.save_marks();
+                // Also what a power cut shall not forget.
+                if let Err(error) = self.catalog.losses.save_through() {
+                    tracing::warn!(%error, "the records of losses cannot be written");
+                }
                 self.out.health.set_spool(|spool| spool.open = false);
                 // Nobody may be waiting any more.
                 let _ = answer.send(());
@@ -164,9 +176,12 @@ impl Writer {
                     }
                     self.pending_bytes += batch.weight();
                     self.pending.push_back((position, batch));
+                    self.pace.came(self.now);
                     self.drained_since = None;
                 }
                 Command::Load(from, max_bytes) => self.loads.push_back((from, max_bytes)),
+                Command::Lost(loss) => self.catalog.losses.add([loss]),
+                Command::Published(through) => self.catalog.losses.published(through),
                 Command::Close(answer) => self.closing = Some(answer),
             }
         }
@@ -185,17 +200,21 @@ impl Writer {
         let moment = self.out.clock.moment();
         let wall = moment.unix;
         self.catalog.observe(moment);
+        if self.look_from <= self.now {
+            self.look(wall);
+        }
         self.load(wall);
         // First what gives room, then what takes it.
         self.evict_old(wall);
         self.reclaim(wall);
         self.commit(wall);
+        self.report();
         if self.marks_due.is_some_and(|due| due <= self.now) {
             self.marks_due = None;
             self.catalog.save_marks();
         }
         if self.show_due <= self.now || self.closing.is_some() {
-            self.show(wall);
+            self.show();
         }
     }
 
@@ -205,7 +224,10 @@ impl Writer {
             _ if self.pending.is_empty() => self.stalled,
             (Some(retry), _) => Some(retry),
             (None, Some(_)) => None,
-            (None, None) => Some(self.pace.due(self.pending_since, self.pending_bytes)),
+            (None, None) => {
+                let due = self.pace.due(self.pending_since, self.pending_bytes);
+                Some(self.pace.look(self.now, due))
+            }
         };
         let load = (!self.loads.is_empty()).then_some(self.loads_from);
         let reclaim = self
@@ -213,7 +235,8 @@ impl Writer {
             .filter(|_| !self.catalog.is_empty())
             .map(|since| (since + LINGER).max(self.reclaim_from));
         let show = (self.changed || self.waiting).then_some(self.show_due);
-        [commit, load, reclaim, self.marks_due, show].into_iter().flatten().min()
+        let losses = self.catalog.losses.is_dirty().then_some(self.losses_from);
+        [commit, load, reclaim, losses, self.marks_due, show].into_iter().flatten().min()
     }
 
     fn send(&self, event: SpoolEvent) {
@@ -243,6 +266,35 @@ impl Writer {
         }
     }
 
+    /// Has somebody deleted something?
+    fn look(&mut self, wall: f64) {
+        self.look_from = self.now + LOOK;
+        if self.catalog.is_empty() {
+            return;
+        }
+        if let Err(error) = self.catalog.look(wall) {
+            return self.stall(&error.to_string());
+        }
+        let losses = self.catalog.take_untold();
+        if !losses.is_empty() {
+            self.changed = true;
+            self.send(SpoolEvent::Lost { losses });
+        }
+    }
+
+    /// Hands out what is to be published and remembers what is still to be.
+    fn report(&mut self) {
+        for (number, loss) in self.catalog.losses.hand_out() {
+            self.send(SpoolEvent::Report { number, loss });
+        }
+        if self.losses_from <= self.now || self.closing.is_some() {
+            if let Err(error) = self.catalog.losses.save() {
+                tracing::warn!(%error, "the records of losses cannot be written yet");
+                self.losses_from = self.now + RETRY;
+            }
+        }
+    }
+
     fn commit(&mut self, wall: f64) {
         while !self.pending.is_empty() {
             let due = match self.stalled {
@@ -257,8 +309,10 @@ impl Writer {
             let chunks = chunk::build(&group, self.catalog.head(), self.catalog.next());
             let result = match self.make_room(cost(&chunks), wall) {
                 Ok(true) => {
-                    self.pace.committed(self.now);
-                    self.catalog.commit(chunks, &group).map_err(|error| error.to_string())
+                    let began = self.now;
+                    let done = self.catalog.commit(chunks, &group);
+                    self.pace.committed(began, self.started.elapsed());
+                    done.map_err(|error| error.to_string())
                 }
                 Ok(false) => return self.put_back(group),
                 Err(error) => Err(error),
@@ -268,7 +322,7 @@ impl Writer {
                 (Ok(()), Some(&(through, _))) => {
                     self.resume();
                     // Whoever has an ACK finds its batch counted.
-                    self.show(wall);
+                    self.show();
                     self.send(SpoolEvent::Durable { through });
                 }
                 (Ok(()), None) => {}
@@ -339,6 +393,7 @@ impl Writer {
         if self.full.take().is_some() {
             self.send(SpoolEvent::Full(false));
         }
+        self.respect_reserve(need, wall)?;
         Ok(true)
     }
 
@@ -400,25 +455,22 @@ impl Writer {
         }
     }
 
-    fn show(&mut self, wall: f64) {
+    fn show(&mut self) {
         let totals = self.catalog.totals();
         let bytes = self.catalog.used();
         self.waiting = totals.batches > 0;
         self.show_due = self.now + if self.changed { SHOW_BUSY } else { SHOW_QUIET };
         self.changed = false;
+        let room = self.room_to_grow();
         self.out.health.set_spool(|spool| {
             spool.open = true;
+            spool.room = room;
             spool.batches = totals.batches;
             spool.readings = totals.readings;
             spool.bytes = bytes;
             spool.max_bytes = self.limits.max_bytes;
             spool.oldest = totals.oldest;
         });
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let metrics = &self.out.metrics;
-        metrics.spool_bytes.set(gauge(bytes));
-        metrics.spool_batches.set(gauge(totals.batches));
-        metrics.spool_oldest.set(totals.oldest.map_or(0.0, |oldest| (wall - oldest).max(0.0)));
     }
 }
 

@@ -147,6 +147,20 @@ impl Announcements {
     }
 }
 
+/// The payload of `{prefix}/status`; `since` is Unix time in seconds.
+pub(super) fn status(state: &str, gateway: &str, since: f64) -> Bytes {
+    #[derive(serde::Serialize)]
+    struct Status<'a> {
+        state: &'a str,
+        gateway: &'a str,
+        version: &'a str,
+        since: f64,
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    // Text and a number cannot fail to be written.
+    serde_json::to_vec(&Status { state, gateway, version, since }).unwrap_or_default().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

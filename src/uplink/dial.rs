@@ -80,8 +80,12 @@ pub struct PasswordError {
     problem: String,
 }
 
-/// Connects once.
-pub(super) async fn dial(settings: Arc<Mqtt>, will: Will) -> Result<Dialled, DialError> {
+/// Connects once. `keep_session`: the broker is to keep what arrives while the gateway is away.
+pub(super) async fn dial(
+    settings: Arc<Mqtt>,
+    will: Will,
+    keep_session: bool,
+) -> Result<Dialled, DialError> {
     let deadline = Instant::now() + DEADLINE;
     let password = match &settings.password_file {
         None => None,
@@ -113,6 +117,8 @@ pub(super) async fn dial(settings: Arc<Mqtt>, will: Will) -> Result<Dialled, Dia
         will_topic: will.topic,
         will_payload: will.payload,
         will_retain: will.retain,
+        session_expiry: keep_session
+            .then(|| u32::try_from(settings.session_expiry.as_secs()).unwrap_or(u32::MAX)),
     };
     wire.connect(connect, &mut bytes)?;
     within(deadline, "CONNECT to be taken", async {

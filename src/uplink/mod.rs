@@ -11,10 +11,11 @@
 //!
 //! What it promises beyond [`Publisher`]:
 //!
-//! - An attempt (name, TCP, TLS, CONNACK) takes 10 s at most; between attempts it waits 0.5 to 60 s,
-//!   longer each time and with jitter, and never gives up. The waits start over once a connection
+//! - An attempt (name, TCP, TLS, CONNACK) takes 10 s at most; between attempts it waits 0.5 s to
+//!   `mqtt.max_backoff`, longer each time and with jitter, and never gives up. The waits start over once a connection
 //!   has proved itself: it got a batch acknowledged, or held for 10 s.
-//! - The session is always clean. What the broker may have kept of an earlier one is never relied on.
+//! - Outgoing messages never rely on what the broker keeps of an earlier connection. Without
+//!   [`MqttPublisher::taking_requests`] the session is always clean.
 //! - A broker that owes an answer for longer than `mqtt.ack_timeout` is left.
 //! - A refusal (PUBACK from 0x80 on) is final for the batch, except "quota exceeded" and "packet
 //!   identifier in use": those pass, so they end the connection and the batch is sent again later.
@@ -22,14 +23,27 @@
 //! - `{prefix}/status` goes out first on every connection, and as the will when it breaks. `since`
 //!   in the will is when that connection was attempted, the broker adds no time of its own.
 //! - In [`Health`], `since` changes when the connection comes or goes, not with every attempt.
+//! - With [`MqttPublisher::taking_requests`] the broker keeps the subscription to commands and what
+//!   arrives while the gateway is away (MQTT 5: for `mqtt.session_expiry`). A client that resumes a
+//!   session ought to send its own unacknowledged messages again under their old identifiers (MQTT
+//!   5 section 4.4). This one hands them back instead, and whoever owns them sends them again as new
+//!   ones: of QoS 1 a broker remembers nothing once it has answered, and must take a message with
+//!   any identifier for a new one (section 4.3.2), so they arrive at least once either way, and in
+//!   the order in which their owner wants them.
 //! - All retained announcements go out again on every connection: the broker may have lost them.
 
+mod alarm;
 mod announce;
 mod dial;
+mod groups;
+mod incoming;
 mod inflight;
+mod letter;
 mod lost;
 mod mqtt;
+mod pipe;
 mod reason;
+mod requests;
 mod session;
 mod tls;
 mod topics;
@@ -50,24 +64,30 @@ pub use self::dial::PasswordError;
 use self::dial::{DialError, Dialled, Will};
 use self::lost::Lost;
 use self::mqtt::{Description, Wire};
+use self::requests::Requests;
 use self::session::Session;
 pub use self::tls::TlsError;
-use self::topics::Topics;
+use self::topics::{CommandTopics, Topics};
 use crate::config::{Mqtt, PayloadFormat};
 use crate::core::backoff::Backoff;
 use crate::core::batch::Batch;
 use crate::core::payload;
 use crate::metrics::Metrics;
-use crate::ports::{Announcement, Clock, Health, Publisher, Token, UplinkEvent, UplinkState};
+use crate::ports::{
+    self, Announcement, Clock, Health, Publisher, Receipt, Token, UplinkEvent, UplinkState,
+};
 
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Attempts that fail one after the other are logged this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Longest `mqtt.prefix` in bytes: leaves room in the 65 535 of a topic for a device and a name.
 const MAX_PREFIX: usize = 60_000;
+
+/// Connections that end when commands are subscribed to, one after the other, before the broker is
+/// taken not to like that.
+const CUT_SHORT: u32 = 3;
 
 /// Scratch space for payloads that grew beyond this is given back.
 const SCRATCH: usize = 256 * 1024;
@@ -109,6 +129,11 @@ pub struct MqttPublisher {
     topics: Topics,
     events: VecDeque<UplinkEvent>,
     scratch: BytesMut,
+    /// Where requests come, if they are taken.
+    commands: Option<Arc<CommandTopics>>,
+    connections: u64,
+    /// Connections in a row that ended before SUBSCRIBE was answered.
+    cut_short: u32,
 }
 
 type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
@@ -156,7 +181,7 @@ impl MqttPublisher {
             metrics,
             clock,
             state: State::New,
-            backoff: Backoff::new(SHORTEST_WAIT, LONGEST_WAIT),
+            backoff: Backoff::new(SHORTEST_WAIT, settings.max_backoff),
             failed_attempts: 0,
             was_connected: false,
             plain_will: false,
@@ -168,26 +193,31 @@ impl MqttPublisher {
             topics,
             events: VecDeque::new(),
             scratch: BytesMut::new(),
+            commands: None,
+            connections: 0,
+            cut_short: 0,
             settings: Arc::new(settings.clone()),
         })
     }
 
+    /// Subscribes to `{prefix}/devices/+/commands` from now on: [`UplinkEvent::Request`]s come, which
+    /// must be confirmed. The broker keeps those that arrive while the gateway is away.
+    #[must_use]
+    pub fn taking_requests(mut self) -> Self {
+        self.commands = Some(Arc::new(CommandTopics::new(&self.settings.prefix)));
+        self
+    }
+
+    /// What takes the requests of a new connection. Receipts never repeat.
+    fn requests(&mut self) -> Option<Requests> {
+        let commands = self.commands.clone()?;
+        self.connections += 1;
+        let later = self.cut_short >= CUT_SHORT;
+        Some(Requests::new(commands, self.metrics.clone(), self.connections << 40, later))
+    }
+
     fn status(&self, state: &str) -> Bytes {
-        #[derive(serde::Serialize)]
-        struct Status<'a> {
-            state: &'a str,
-            gateway: &'a str,
-            version: &'a str,
-            since: f64,
-        }
-        let status = Status {
-            state,
-            gateway: &self.gateway_id,
-            version: env!("CARGO_PKG_VERSION"),
-            since: self.clock.unix(),
-        };
-        // Text and a number cannot fail to be written.
-        serde_json::to_vec(&status).unwrap_or_default().into()
+        announce::status(state, &self.gateway_id, self.clock.unix())
     }
 
     fn start_dialling(&mut self) {
@@ -197,7 +227,7 @@ impl MqttPublisher {
             payload: self.status("offline"),
             retain: !self.plain_will,
         };
-        let dialling = dial::dial(Arc::clone(&self.settings), will);
+        let dialling = dial::dial(Arc::clone(&self.settings), will, self.commands.is_some());
         self.state = State::Dialling(Box::pin(dialling));
     }
 
@@ -224,11 +254,12 @@ impl MqttPublisher {
         let failed_attempts = std::mem::take(&mut self.failed_attempts);
         self.events.push_back(UplinkEvent::Up { failed_attempts });
 
+        let requests = self.requests();
         let payload = self.status("online");
         let topic = self.status_topic.clone();
         self.announcements.push(Message { topic, payload, retain: true });
         self.announcements.restart(&self.status_topic);
-        let mut session = Box::new(Session::new(&self.settings, dialled));
+        let mut session = Box::new(Session::new(&self.settings, dialled, requests));
         session.greet(&mut self.announcements);
         self.state = State::Online(session);
     }
@@ -321,6 +352,7 @@ impl Publisher for MqttPublisher {
             wire.describes().then(|| Description {
                 user_properties: payload::properties(gateway, batch, spooled),
                 content_type,
+                correlation: None,
             })
         };
         let settled = if self.settings.payload == PayloadFormat::Value {
@@ -365,6 +397,31 @@ impl Publisher for MqttPublisher {
         self.report_dropped();
     }
 
+    fn send_room(&self) -> usize {
+        match &self.state {
+            State::Online(session) => session.letter_room(),
+            _ => 0,
+        }
+    }
+
+    fn send(&mut self, token: Token, message: ports::Message) {
+        let State::Online(session) = &mut self.state else {
+            debug_assert!(false, "sent without room");
+            return;
+        };
+        let submitted = letter::letter(self.wire, &self.topics, message)
+            .and_then(|letter| session.submit_letter(token, letter));
+        if let Err(reason) = submitted {
+            self.events.push_back(UplinkEvent::SendRefused { token, reason });
+        }
+    }
+
+    fn confirm(&mut self, receipt: Receipt) {
+        if let State::Online(session) = &mut self.state {
+            session.confirm(receipt);
+        }
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<UplinkEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -384,6 +441,8 @@ impl Publisher for MqttPublisher {
                     let driven = session.drive(cx, &mut self.announcements, &mut self.events);
                     let (in_flight, proven) = (session.in_flight(), session.is_proven());
                     if let Err(lost) = driven {
+                        let cut_short = session.awaits_suback();
+                        self.cut_short = if cut_short { self.cut_short + 1 } else { 0 };
                         self.lost(lost, proven);
                     } else if self.events.is_empty() {
                         let in_flight = i64::try_from(in_flight).unwrap_or(i64::MAX);

@@ -3,13 +3,15 @@
 //!
 //! Of rumqttc only the packets are used, not its event loop: that writes once per packet, forgets
 //! accepted publishes when the broker has lost the session, and has no acknowledgement timeout.
-//! Its decoders (0.25.1) have traps, so this file cuts the frames itself and reads the three packets
-//! that are affected by hand:
+//! Its decoders (0.25.1) have traps, so this file cuts the frames itself and reads the packets that
+//! are affected by hand:
 //!
 //! - CONNACK: a return code it does not know is an error without the code; the two bytes with
 //!   which a 3.1.1 broker answers MQTT 5 are taken for an incomplete packet.
 //! - PUBACK: a reason code it does not list is an error, and mosquitto sends 0x95 (packet too large)
 //!   there; a batch that is too large would end the connection again and again.
+//! - PUBLISH: a property it does not know, or text that is not UTF-8, is an error; see
+//!   [`incoming`](super::incoming).
 //! - DISCONNECT: a missing or lone reason code, which mosquitto sends, is an error or taken for an
 //!   incomplete packet, and the bytes are swallowed.
 //!
@@ -19,7 +21,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
 
+use super::incoming::{self, Arrival};
 use super::reason;
+use super::requests::RECEIVE_MAX;
 use crate::config::MqttVersion;
 
 /// Largest packet taken from the broker, in bytes after the fixed header. MQTT 5 brokers are told.
@@ -48,10 +52,19 @@ pub(super) enum Incoming {
         /// What the broker says beside the code.
         text: Option<String>,
     },
-    /// A message of a subscription; `pkid` where it wants a PUBACK.
-    Publish {
-        /// Its packet identifier (QoS 1).
-        pkid: Option<u16>,
+    /// A message of a subscription.
+    Publish(Arrival),
+    /// The beginning of a message over [`MAX_INCOMING`]; so many bytes of it are still to come and
+    /// must be passed over.
+    Oversized(Arrival, usize),
+    /// The answer to a SUBSCRIBE with one filter.
+    SubAck {
+        /// Of which one.
+        pkid: u16,
+        /// The highest QoS granted; from 0x80 on a refusal.
+        reason: u8,
+        /// What the broker says beside the code.
+        text: Option<String>,
     },
     /// The answer to PINGREQ.
     PingResp,
@@ -97,6 +110,8 @@ pub(super) struct Limits {
     pub(super) retain_available: bool,
     /// Keep-alive in seconds that replaces ours.
     pub(super) keep_alive: Option<u16>,
+    /// Seconds for which it keeps the session, where these are others than asked for.
+    pub(super) session_expiry: Option<u32>,
 }
 
 impl Default for Limits {
@@ -107,6 +122,7 @@ impl Default for Limits {
             max_qos: 2,
             retain_available: true,
             keep_alive: None,
+            session_expiry: None,
         }
     }
 }
@@ -122,6 +138,9 @@ pub(super) struct Connect {
     pub(super) will_topic: Bytes,
     pub(super) will_payload: Bytes,
     pub(super) will_retain: bool,
+    /// Seconds for which the broker is to keep subscription and unacknowledged requests; `None`:
+    /// none of it is wanted, nor what it kept so far. MQTT 3.1.1 knows no limit.
+    pub(super) session_expiry: Option<u32>,
 }
 
 /// Why bytes from the broker, or a packet for it, are wrong.
@@ -189,7 +208,7 @@ impl Wire {
         }
     }
 
-    /// Writes CONNECT, asking for a clean session, to the end of `out`.
+    /// Writes CONNECT to the end of `out`.
     pub(super) fn connect(self, connect: Connect, out: &mut BytesMut) -> Result<(), WireError> {
         let username = connect.username.unwrap_or_default();
         let password = connect.password.unwrap_or_default();
@@ -200,7 +219,7 @@ impl Wire {
                     protocol: rumqttc::mqttbytes::Protocol::V4,
                     keep_alive: connect.keep_alive,
                     client_id: connect.client_id,
-                    clean_session: true,
+                    clean_session: connect.session_expiry.is_none(),
                     last_will: Some(v4::LastWill {
                         topic: text(&connect.will_topic),
                         message: connect.will_payload,
@@ -214,12 +233,14 @@ impl Wire {
             MqttVersion::V5 => {
                 let properties = v5::ConnectProperties {
                     max_packet_size: Some(MAX_INCOMING),
+                    session_expiry_interval: connect.session_expiry,
+                    receive_maximum: connect.session_expiry.map(|_| RECEIVE_MAX),
                     ..v5::ConnectProperties::new()
                 };
                 let packet = v5::Connect {
                     keep_alive: connect.keep_alive,
                     client_id: connect.client_id,
-                    clean_start: true,
+                    clean_start: connect.session_expiry.is_none(),
                     properties: Some(properties),
                 };
                 let will = v5::LastWill {
@@ -266,6 +287,7 @@ impl Wire {
                 properties: described.map(|described| v5::PublishProperties {
                     user_properties: described.user_properties,
                     content_type: described.content_type.map(str::to_owned),
+                    correlation_data: described.correlation.map(Bytes::from),
                     ..v5::PublishProperties::default()
                 }),
             }),
@@ -275,6 +297,35 @@ impl Wire {
     /// Whether this version carries a [`Description`].
     pub(super) fn describes(self) -> bool {
         self.version == MqttVersion::V5
+    }
+
+    /// Writes SUBSCRIBE with QoS 1 to the end of `out`. An MQTT 5 broker is asked not to send what
+    /// it has retained, nor what this client itself publishes.
+    pub(super) fn subscribe(self, pkid: u16, filter: &str, out: &mut BytesMut) {
+        let path = filter.to_owned();
+        let before = out.len();
+        let written = match self.version {
+            MqttVersion::V4 => {
+                let qos = rumqttc::mqttbytes::QoS::AtLeastOnce;
+                let filters = vec![v4::SubscribeFilter { path, qos }];
+                v4::Subscribe { pkid, filters }.write(out).is_ok()
+            }
+            MqttVersion::V5 => {
+                let filters = vec![v5::Filter {
+                    path,
+                    qos: rumqttc::v5::mqttbytes::QoS::AtLeastOnce,
+                    nolocal: true,
+                    preserve_retain: false,
+                    retain_forward_rule: v5::RetainForwardRule::Never,
+                }];
+                v5::Subscribe { pkid, filters, properties: None }.write(out).is_ok()
+            }
+        };
+        if !written {
+            // The settings bound the prefix, so it fits; if it did not, the broker would be given
+            // up for not answering.
+            out.truncate(before);
+        }
     }
 
     /// Writes PINGREQ to the end of `out`; the same in both versions.
@@ -305,20 +356,22 @@ impl Wire {
             return pub_ack(u16::from_be_bytes([high, low]), 0, None).map(Some);
         }
         let Some((first, header, length)) = fixed_header(inbox)? else { return Ok(None) };
+        if length > MAX_INCOMING as usize {
+            return oversized(inbox, first, header, length);
+        }
         if inbox.len() < header + length {
             return Ok(None);
         }
         let mut frame = inbox.split_to(header + length);
-        let body = |mut frame: BytesMut| {
-            frame.advance(header);
-            frame.freeze()
-        };
+        frame.advance(header);
+        let body = frame.freeze();
         let incoming = match first >> 4 {
-            2 => self.conn_ack(body(frame))?,
-            3 => self.incoming_publish(&mut frame)?,
-            4 => self.incoming_pub_ack(body(frame))?,
+            2 => self.conn_ack(body)?,
+            3 => Incoming::Publish(incoming::publish(self.version, first, body)?),
+            4 => self.incoming_pub_ack(body)?,
+            9 => incoming::sub_ack(self.version, body)?,
             13 if length == 0 => Incoming::PingResp,
-            14 if self.version == MqttVersion::V5 => disconnect(body(frame))?,
+            14 if self.version == MqttVersion::V5 => disconnect(body)?,
             kind => return Err(WireError::Unexpected(kind)),
         };
         Ok(Some(incoming))
@@ -354,28 +407,6 @@ impl Wire {
         }))
     }
 
-    fn incoming_publish(self, frame: &mut BytesMut) -> Result<Incoming, WireError> {
-        let malformed = || WireError::Malformed("an unreadable PUBLISH");
-        let (pkid, exactly_once) = match self.version {
-            MqttVersion::V4 => match v4::Packet::read(frame, MAX_INCOMING as usize) {
-                Ok(v4::Packet::Publish(publish)) => {
-                    (publish.pkid, publish.qos == rumqttc::mqttbytes::QoS::ExactlyOnce)
-                }
-                _ => return Err(malformed()),
-            },
-            MqttVersion::V5 => match v5::Packet::read(frame, Some(MAX_INCOMING)) {
-                Ok(v5::Packet::Publish(publish)) => {
-                    (publish.pkid, publish.qos == rumqttc::v5::mqttbytes::QoS::ExactlyOnce)
-                }
-                _ => return Err(malformed()),
-            },
-        };
-        if exactly_once {
-            return Err(WireError::Malformed("a PUBLISH with QoS 2, which was never asked for"));
-        }
-        Ok(Incoming::Publish { pkid: (pkid != 0).then_some(pkid) })
-    }
-
     fn incoming_pub_ack(self, mut body: Bytes) -> Result<Incoming, WireError> {
         let malformed = || WireError::Malformed("an unreadable PUBACK");
         let Some(&[high, low]) = body.first_chunk::<2>() else { return Err(malformed()) };
@@ -395,12 +426,14 @@ impl Wire {
 }
 
 /// What MQTT 5 says about a payload beside it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Description {
     /// For programs.
     pub(super) user_properties: Vec<(String, String)>,
     /// The payload's media type.
     pub(super) content_type: Option<&'static str>,
+    /// What a requester recognises the answer by.
+    pub(super) correlation: Option<Vec<u8>>,
 }
 
 fn pub_ack(pkid: u16, reason: u8, text: Option<String>) -> Result<Incoming, WireError> {
@@ -433,11 +466,32 @@ fn limits_of(properties: &v5::ConnAckProperties) -> Result<Limits, WireError> {
         max_qos: properties.max_qos.unwrap_or(defaults.max_qos),
         retain_available: properties.retain_available != Some(0),
         keep_alive: properties.server_keep_alive,
+        session_expiry: properties.session_expiry_interval,
     };
     if limits.receive_max == 0 || limits.max_packet_size == 0 {
         return Err(WireError::Malformed("a CONNACK that allows nothing to be sent"));
     }
     Ok(limits)
+}
+
+/// Takes the beginning of a PUBLISH that is too large; no other packet may be.
+fn oversized(
+    inbox: &mut BytesMut,
+    first: u8,
+    header: usize,
+    length: usize,
+) -> Result<Option<Incoming>, WireError> {
+    if first >> 4 != 3 {
+        return Err(WireError::TooLarge(length));
+    }
+    // A topic and a packet identifier.
+    let beginning = inbox.get(header..).unwrap_or_default();
+    let beginning = beginning.get(..2 + 65_535 + 2).unwrap_or(beginning);
+    let mut body = Bytes::copy_from_slice(beginning);
+    let Some(arrival) = incoming::head(first, &mut body)? else { return Ok(None) };
+    let taken = beginning.len() - body.len();
+    inbox.advance(header + taken);
+    Ok(Some(Incoming::Oversized(arrival, length - taken)))
 }
 
 /// First byte, length of the fixed header and of what follows it; `None` while incomplete.
@@ -447,11 +501,7 @@ fn fixed_header(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, WireError> {
     for (index, &byte) in rest.iter().take(4).enumerate() {
         length |= usize::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
-            return if length > MAX_INCOMING as usize {
-                Err(WireError::TooLarge(length))
-            } else {
-                Ok(Some((first, index + 2, length)))
-            };
+            return Ok(Some((first, index + 2, length)));
         }
     }
     if rest.len() >= 4 { Err(WireError::Malformed("an endless length")) } else { Ok(None) }
@@ -517,6 +567,7 @@ mod tests {
             max_qos: 1,
             retain_available: false,
             keep_alive: Some(30),
+            session_expiry: None,
         };
         assert_eq!(ack.limits, limits);
     }
@@ -554,15 +605,39 @@ mod tests {
     #[test]
     fn a_length_over_the_limit_is_refused_before_its_bytes_come() {
         assert_eq!(
-            decode(V5, &[0x30, 0xff, 0xff, 0xff, 0x7f]),
+            decode(V5, &[0x40, 0xff, 0xff, 0xff, 0x7f]),
             Err(WireError::TooLarge(268_435_455))
         );
         assert!(decode(V5, &[0x30, 0xff, 0xff, 0xff, 0xff]).is_err());
     }
 
     #[test]
+    fn of_a_publish_over_the_limit_only_the_beginning_is_taken() {
+        let bytes = b"\x32\xff\xff\xff\x7f\0\x03a/b\0\x09payload";
+        for cut in 0..12 {
+            assert_eq!(decode(V4, &bytes[..cut]), Ok(None), "{cut} bytes");
+        }
+        let mut inbox = BytesMut::from(&bytes[..]);
+        let Ok(Some(Incoming::Oversized(arrival, left))) = V4.decode(&mut inbox) else { panic!() };
+        assert_eq!((&arrival.topic[..], arrival.pkid), (&b"a/b"[..], Some(9)));
+        assert_eq!(arrival.payload, None);
+        assert_eq!((left, &inbox[..]), (268_435_455 - 7, &b"payload"[..]));
+        assert!(decode(V4, b"\x34\xff\xff\xff\x7f\0\x03a/b\0\x09").is_err(), "QoS 2");
+    }
+
+    #[test]
+    fn a_subscription_asks_for_qos_1_without_what_is_retained_or_our_own() {
+        let mut out = BytesMut::new();
+        V4.subscribe(7, "a/+", &mut out);
+        assert_eq!(&out[..], b"\x82\x08\0\x07\0\x03a/+\x01");
+        out.clear();
+        V5.subscribe(7, "a/+", &mut out);
+        assert_eq!(&out[..], b"\x82\x09\0\x07\0\0\x03a/+\x25");
+    }
+
+    #[test]
     fn packets_that_only_a_client_sends_are_unexpected() {
-        for kind in [0_u8, 1, 5, 6, 7, 8, 9, 10, 11, 12, 15] {
+        for kind in [0_u8, 1, 5, 6, 7, 8, 10, 11, 12, 15] {
             assert_eq!(decode(V5, &[kind << 4, 0]), Err(WireError::Unexpected(kind)));
         }
     }
@@ -572,6 +647,7 @@ mod tests {
         let described = Description {
             user_properties: vec![("epoch".into(), "7".into())],
             content_type: Some("application/senml+json"),
+            correlation: Some(vec![1, 2, 3]),
         };
         for wire in [V4, V5] {
             for payload in [0, 1, 100, 200, 20_000] {
@@ -585,7 +661,11 @@ mod tests {
                 let size = publish.size();
                 publish.write(513, &mut out).unwrap();
                 assert_eq!(out.len(), size);
-                assert_eq!(wire.decode(&mut out), Ok(Some(Incoming::Publish { pkid: Some(513) })));
+                let Ok(Some(Incoming::Publish(read))) = wire.decode(&mut out) else { panic!() };
+                assert_eq!((read.pkid, read.retained), (Some(513), true));
+                assert_eq!(read.payload.unwrap(), vec![b'x'; payload]);
+                let correlation = (wire.version == MqttVersion::V5).then_some(&[1, 2, 3][..]);
+                assert_eq!(read.correlation.as_deref(), correlation);
                 assert!(out.is_empty());
             }
         }
@@ -595,7 +675,7 @@ mod tests {
         #[test]
         fn no_bytes_panic_or_ask_for_more_than_a_packet(
             mut bytes in prop::collection::vec(any::<u8>(), 0..200),
-            first in prop::sample::select(vec![0x20_u8, 0x30, 0x32, 0x40, 0xd0, 0xe0]),
+            first in prop::sample::select(vec![0x20_u8, 0x30, 0x32, 0x40, 0x90, 0xd0, 0xe0]),
             length in 0_u8..100,
         ) {
             if let Some(byte) = bytes.first_mut() { *byte = first; }

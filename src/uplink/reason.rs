@@ -23,6 +23,11 @@ pub(super) fn describe_v4(code: u8) -> String {
     format!("{words} ({code})")
 }
 
+/// The return code of a SUBACK that refuses, of either version.
+pub(super) fn describe_suback(code: u8, text: Option<&str>) -> Option<String> {
+    (code >= 0x80).then(|| describe(code, text))
+}
+
 fn words(code: u8) -> Option<&'static str> {
     let words = match code {
         0x00 => "normal disconnection",
@@ -41,6 +46,7 @@ fn words(code: u8) -> Option<&'static str> {
         0x8c => "bad authentication method",
         0x8d => "keep alive timeout",
         0x8e => "session taken over by another client of the same id",
+        0x8f => "topic filter invalid",
         0x90 => "topic name invalid",
         0x91 => "packet identifier in use",
         0x93 => "receive maximum exceeded",
@@ -56,6 +62,7 @@ fn words(code: u8) -> Option<&'static str> {
         0x9d => "server moved",
         0x9f => "connection rate exceeded",
         0xa0 => "maximum connect time",
+        0xa2 => "wildcard subscriptions not supported",
         _ => return None,
     };
     Some(words)

@@ -1,39 +1,34 @@
-//! One accepted connection to the broker: its window, its buffers, its deadlines.
+//! One accepted connection to the broker: its window, its queues, its deadlines.
 //!
 //! ```text
 //! submit ──► backlog ──► in flight ──► outbox ──► socket     one write per round
 //!                            ▲
-//! announcements ─────────────┘         inbox ◄── socket      read until there is no more
+//! announcements, letters ────┘         inbox ◄── socket      read until there is no more
 //! ```
 //!
 //! Nothing here outlives the connection: when it ends, everything in flight is forgotten and
 //! whoever handed it over starts again from its own table.
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
+use std::collections::VecDeque;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncReadExt, AsyncWrite};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
-use super::announce::{Announcements, Message};
-use super::dial::{Dialled, Stream};
+use super::alarm::Alarm;
+use super::announce::{Announcements, Message, Number};
+use super::dial::Dialled;
+use super::groups::{Group, Groups};
+use super::incoming::Arrival;
+use super::letter::Letters;
 use super::lost::Lost;
 use super::mqtt::{Incoming, Limits, Outgoing, Wire};
+use super::pipe::Pipe;
 use super::reason;
+use super::requests::Requests;
 use super::window::{Owner, Window};
 use crate::config::Mqtt;
-use crate::ports::{DownCause, Token, UplinkEvent};
-
-/// From this many unwritten bytes on nothing more is taken: one full write, and the bound on what
-/// a broker that does not read can make us hold.
-const OUTBOX_FULL: usize = 64 * 1024;
-
-/// The read buffer: small until the broker fills it.
-const INBOX: usize = 2 * 1024;
-const INBOX_BUSY: usize = 16 * 1024;
+use crate::ports::{DownCause, Receipt, Token, UplinkEvent};
 
 /// A broker that sends without end gets this many reads per round; the rest waits its turn.
 const READS_PER_ROUND: usize = 16;
@@ -41,88 +36,77 @@ const READS_PER_ROUND: usize = 16;
 /// A connection that lasted this long has proved itself even without a batch.
 const PROVEN_AFTER: Duration = Duration::from_secs(10);
 
-/// The timer while there is nothing to wait for.
-const NO_DEADLINE: Duration = Duration::from_secs(86_400);
-
 /// An accepted connection.
 #[derive(Debug)]
 pub(super) struct Session {
-    stream: Stream,
+    pipe: Pipe,
     wire: Wire,
     limits: Limits,
     window: Window,
     ack_timeout: Duration,
     keep_alive: Option<Duration>,
-    inbox: BytesMut,
-    /// How much room the next read gets.
-    read_size: usize,
-    outbox: BytesMut,
-    /// Whether bytes may still be inside the TLS layer.
-    unflushed: bool,
     /// Messages that wait for the window; only batches of several messages come here.
     backlog: VecDeque<(Outgoing, Token)>,
-    groups: HashMap<Token, Group>,
+    groups: Groups,
+    /// `None`: nothing is subscribed to.
+    requests: Option<Requests>,
     /// Messages per batch lately; 1 unless batches are several messages.
     per_batch: usize,
+    letters: Letters,
     proven: bool,
     since: Instant,
-    last_write: Instant,
     pinged: Option<Instant>,
-    timer: Pin<Box<Sleep>>,
-    timer_at: Instant,
-}
-
-/// A batch of several messages.
-#[derive(Debug)]
-struct Group {
-    unanswered: usize,
-    refusal: Option<String>,
+    alarm: Alarm,
 }
 
 impl Session {
-    pub(super) fn new(settings: &Mqtt, dialled: Dialled) -> Self {
+    pub(super) fn new(settings: &Mqtt, dialled: Dialled, requests: Option<Requests>) -> Self {
         let now = Instant::now();
         let limits = dialled.answer.limits;
         // The broker's keep-alive replaces ours; 0 turns either off.
         let own = settings.keep_alive.as_secs().min(u64::from(u16::MAX));
         let keep_alive = limits.keep_alive.map_or(own, u64::from);
+        if let (Some(requests), Some(seconds)) = (&requests, limits.session_expiry) {
+            requests.kept_for(Duration::from_secs(seconds.into()), settings.session_expiry);
+        }
         Self {
-            stream: dialled.stream,
+            pipe: Pipe::new(dialled.stream, dialled.inbox),
             wire: Wire::new(settings.version),
             limits,
             window: Window::new(settings.max_inflight.min(limits.receive_max)),
             ack_timeout: settings.ack_timeout,
             keep_alive: (keep_alive > 0).then(|| Duration::from_secs(keep_alive)),
-            inbox: dialled.inbox,
-            read_size: INBOX,
-            outbox: BytesMut::new(),
-            unflushed: false,
             backlog: VecDeque::new(),
-            groups: HashMap::new(),
+            groups: Groups::default(),
+            requests,
             per_batch: 1,
+            letters: Letters::default(),
             proven: false,
             since: now,
-            last_write: now,
             pinged: None,
-            timer: Box::pin(tokio::time::sleep_until(now)),
-            timer_at: now,
+            alarm: Alarm::new(now),
         }
     }
 
     /// Sends the first announcements, so that they are ahead of any batch.
     pub(super) fn greet(&mut self, announcements: &mut Announcements) {
-        self.send_announcements(announcements);
+        self.send_others(announcements);
     }
 
     /// Batches that may be submitted now.
     pub(super) fn room(&self) -> usize {
-        if !self.backlog.is_empty() || self.outbox.len() >= OUTBOX_FULL {
+        if !self.backlog.is_empty() || self.pipe.is_full() {
             return 0;
         }
         match self.window.room() {
             0 => 0,
             room => (room / self.per_batch).max(1),
         }
+    }
+
+    /// Letters that may be submitted now.
+    pub(super) fn letter_room(&self) -> usize {
+        self.letters.room()
     }
 
     /// Messages without PUBACK.
@@ -158,7 +142,7 @@ impl Session {
         token: Token,
         messages: impl Iterator<Item = Outgoing>,
     ) -> Option<UplinkEvent> {
-        let mut group = Group { unanswered: 0, refusal: None };
+        let mut group = Group::default();
         for message in messages {
             match self.check_size(&message) {
                 Ok(()) => {
@@ -178,6 +162,28 @@ impl Session {
         None
     }
 
+    /// Takes a message of the engine's own.
+    ///
+    /// # Errors
+    /// Why the broker could never take it.
+    pub(super) fn submit_letter(&mut self, token: Token, message: Outgoing) -> Result<(), String> {
+        self.check_size(&message)?;
+        self.letters.push(token, message);
+        Ok(())
+    }
+
+    /// The request is safe or answered.
+    pub(super) fn confirm(&mut self, receipt: Receipt) {
+        if let Some(requests) = &mut self.requests {
+            requests.confirm(receipt, &mut self.pipe.outbox);
+        }
+    }
+
+    /// Whether SUBSCRIBE is not answered yet, or refused.
+    pub(super) fn awaits_suback(&self) -> bool {
+        self.requests.as_ref().is_some_and(Requests::is_asked)
+    }
+
     /// Receives, sends, and watches the deadlines. What became of batches goes to `events`; when
     /// there is any, nothing is written yet, so that the answer to it can join the same write.
     ///
@@ -194,6 +200,10 @@ impl Session {
         if !events.is_empty() {
             return Ok(());
         }
+        if self.requests.as_ref().is_some_and(Requests::is_spent) {
+            let reason = "commands were left out that did not fit; the broker sends them again";
+            return Err(Lost::silent(reason));
+        }
         self.send_backlog();
         // Room that nobody was told of goes to the readings first.
         let readings_first = !had_room && self.room() > 0;
@@ -201,7 +211,7 @@ impl Session {
             if self.backlog.is_empty() {
                 self.window.pass();
             }
-            self.send_announcements(announcements);
+            self.send_others(announcements);
         }
         self.watch(cx)?;
         self.transmit(cx, announcements, events)?;
@@ -214,14 +224,10 @@ impl Session {
     /// Writes DISCONNECT and all before it, and closes the stream.
     pub(super) fn poll_goodbye(&mut self, cx: &mut Context<'_>, said: &mut bool) -> Poll<()> {
         if !*said {
-            Wire::disconnect(&mut self.outbox);
+            Wire::disconnect(&mut self.pipe.outbox);
             *said = true;
         }
-        match self.write(cx) {
-            Err(_) => Poll::Ready(()),
-            Ok(()) if !self.outbox.is_empty() || self.unflushed => Poll::Pending,
-            Ok(()) => Pin::new(&mut self.stream).poll_shutdown(cx).map(drop),
-        }
+        self.pipe.poll_finish(cx)
     }
 
     fn check_size(&self, message: &Outgoing) -> Result<(), String> {
@@ -234,38 +240,61 @@ impl Session {
 
     /// Only with a free place.
     fn send(&mut self, message: Outgoing, owner: Owner) {
-        let before = self.outbox.len();
+        let before = self.pipe.outbox.len();
         let Some(pkid) = self.window.send(owner) else { return };
-        if message.write(pkid, &mut self.outbox).is_err() {
+        if message.write(pkid, &mut self.pipe.outbox).is_err() {
             // Sizes are checked before and the identifier is not 0, so nothing fails; if it did,
             // the message would stay unanswered and the connection end by its deadline.
-            self.outbox.truncate(before);
+            self.pipe.outbox.truncate(before);
         }
     }
 
     fn send_backlog(&mut self) {
-        while self.window.free() > 0 && self.outbox.len() < OUTBOX_FULL {
+        while self.window.free() > 0 && !self.pipe.is_full() {
             let Some((message, token)) = self.backlog.pop_front() else { break };
             self.send(message, Owner::Part(token));
         }
     }
 
-    fn send_announcements(&mut self, announcements: &mut Announcements) {
-        while announcements.is_waiting()
-            && self.window.lets_announce()
-            && self.outbox.len() < OUTBOX_FULL
-        {
-            let Some((number, message)) = announcements.take() else { break };
-            let Message { topic, payload, retain } = message;
-            let retain = retain && self.limits.retain_available;
-            let outgoing = self.wire.publish(topic, payload, retain, None);
-            if let Err(problem) = self.check_size(&outgoing) {
-                tracing::warn!(reason = problem, "an announcement cannot be sent; it is dropped");
-                announcements.answered(number);
-                continue;
+    /// Letters and announcements in turns, then SUBSCRIBE, as far as there is room for them.
+    fn send_others(&mut self, announcements: &mut Announcements) {
+        while self.window.lets_others() && !self.pipe.is_full() {
+            if let Some((token, letter)) = self.letters.next(announcements.is_waiting()) {
+                self.send(letter, Owner::Letter(token));
+            } else {
+                let Some((number, message)) = announcements.take() else { break };
+                self.send_announcement(number, message, announcements);
             }
-            self.send(outgoing, Owner::Announcement(number));
         }
+        self.subscribe();
+    }
+
+    fn subscribe(&mut self) {
+        let Some(requests) = self.requests.as_mut().filter(|requests| requests.is_due()) else {
+            return;
+        };
+        if let Some(pkid) = self.window.send(Owner::Subscription)
+            && let Some(filter) = requests.subscribe()
+        {
+            self.wire.subscribe(pkid, filter, &mut self.pipe.outbox);
+        }
+    }
+
+    fn send_announcement(
+        &mut self,
+        number: Number,
+        message: Message,
+        announcements: &mut Announcements,
+    ) {
+        let Message { topic, payload, retain } = message;
+        let retain = retain && self.limits.retain_available;
+        let outgoing = self.wire.publish(topic, payload, retain, None);
+        if let Err(problem) = self.check_size(&outgoing) {
+            tracing::warn!(reason = problem, "an announcement cannot be sent; it is dropped");
+            announcements.answered(number);
+            return;
+        }
+        self.send(outgoing, Owner::Announcement(number));
     }
 
     /// Reads until there is nothing more.
@@ -278,19 +307,9 @@ impl Session {
         // What came behind CONNACK, or was left by a broken write.
         self.decode(announcements, events)?;
         for _ in 0..READS_PER_ROUND {
-            self.inbox.reserve(self.read_size);
-            let read = std::pin::pin!(self.stream.read_buf(&mut self.inbox)).poll(cx);
-            match read {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(Lost::closed()),
-                Poll::Ready(Ok(read)) => {
-                    if read >= self.read_size {
-                        self.read_size = INBOX_BUSY;
-                    }
-                    self.decode(announcements, events)?;
-                }
-                Poll::Ready(Err(error)) => return Err(Lost::io(&error)),
-            }
+            let Poll::Ready(read) = self.pipe.poll_read(cx) else { return Ok(()) };
+            read?;
+            self.decode(announcements, events)?;
         }
         cx.waker().wake_by_ref();
         Ok(())
@@ -303,7 +322,7 @@ impl Session {
     ) -> Result<(), Lost> {
         let now = Instant::now();
         loop {
-            let incoming = self.wire.decode(&mut self.inbox);
+            let incoming = self.wire.decode(&mut self.pipe.inbox);
             match incoming.map_err(|error| Lost::silent(error.to_string()))? {
                 None => break,
                 Some(Incoming::PubAck { pkid, reason, text }) => {
@@ -312,13 +331,13 @@ impl Session {
                     self.answered(pkid, now, reason, refusal, announcements, events)?;
                 }
                 Some(Incoming::PingResp) => self.pinged = None,
-                // Nothing is subscribed to yet; a broker that sends all the same gets its answer.
-                Some(Incoming::Publish { pkid }) => {
-                    if let Some(pkid) = pkid {
-                        if self.outbox.len() < OUTBOX_FULL {
-                            Wire::puback(pkid, &mut self.outbox);
-                        }
-                    }
+                Some(Incoming::Publish(arrival)) => self.arrived(arrival, events),
+                Some(Incoming::Oversized(arrival, left)) => {
+                    self.pipe.pass_over(left);
+                    self.arrived(arrival, events);
+                }
+                Some(Incoming::SubAck { pkid, reason, text }) => {
+                    self.subscribed(pkid, reason, text.as_deref(), now)?;
                 }
                 Some(Incoming::Disconnect { reason, text }) => {
                     return Err(Lost::disconnect(reason, text.as_deref()));
@@ -328,7 +347,39 @@ impl Session {
                 }
             }
         }
+        self.pipe.shrink_inbox();
         Ok(())
+    }
+
+    fn arrived(&mut self, arrival: Arrival, events: &mut VecDeque<UplinkEvent>) {
+        match (&mut self.requests, arrival.pkid) {
+            (Some(requests), _) => {
+                let request = requests.take(arrival, &mut self.pipe.outbox);
+                events.extend(request.map(UplinkEvent::Request));
+            }
+            // Nothing is subscribed to; a broker that sends all the same gets its answer.
+            (None, Some(pkid)) if !self.pipe.is_full() => {
+                Wire::puback(pkid, &mut self.pipe.outbox);
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn subscribed(
+        &mut self,
+        pkid: u16,
+        reason: u8,
+        text: Option<&str>,
+        now: Instant,
+    ) -> Result<(), Lost> {
+        match (self.window.answer(pkid, now), &mut self.requests) {
+            (Some(Owner::Subscription), Some(requests)) => {
+                let refusal = reason::describe_suback(reason, text);
+                requests.subscribed(reason, refusal.as_deref(), now);
+                Ok(())
+            }
+            _ => Err(Lost::silent(format!("the broker sent a SUBACK for packet {pkid}"))),
+        }
     }
 
     fn answered(
@@ -340,13 +391,14 @@ impl Session {
         announcements: &mut Announcements,
         events: &mut VecDeque<UplinkEvent>,
     ) -> Result<(), Lost> {
-        let Some(owner) = self.window.answer(pkid, now) else {
-            let reason = format!("the broker acknowledged packet {pkid}, which was not sent");
-            return Err(Lost::silent(reason));
-        };
+        let owner = self.window.answer(pkid, now);
         let token = match owner {
-            Owner::Batch(token) | Owner::Part(token) => token,
-            Owner::Announcement(number) => {
+            None | Some(Owner::Subscription) => {
+                let reason = format!("the broker acknowledged packet {pkid}, which was not sent");
+                return Err(Lost::silent(reason));
+            }
+            Some(Owner::Batch(token) | Owner::Part(token) | Owner::Letter(token)) => token,
+            Some(Owner::Announcement(number)) => {
                 if let Some(refusal) = refusal {
                     tracing::warn!(reason = refusal, "the broker refuses an announcement");
                 }
@@ -361,25 +413,14 @@ impl Session {
         }
         self.proven |= refusal.is_none();
         let fate = match owner {
-            Owner::Part(_) => self.group_answered(token, refusal),
+            Some(Owner::Part(_)) => self.groups.answered(token, refusal),
+            Some(Owner::Letter(_)) => Some(self.letters.answered(token, refusal)),
             _ => Some(Group { unanswered: 0, refusal }.fate(token)),
         };
         events.extend(fate);
-        // A reading's place may go to an announcement: each in turn.
-        self.send_announcements(announcements);
+        // A reading's place may go to another message: each in turn.
+        self.send_others(announcements);
         Ok(())
-    }
-
-    fn group_answered(&mut self, token: Token, refusal: Option<String>) -> Option<UplinkEvent> {
-        let group = self.groups.get_mut(&token)?;
-        group.unanswered -= 1;
-        if refusal.is_some() {
-            group.refusal = refusal;
-        }
-        if group.unanswered > 0 {
-            return None;
-        }
-        self.groups.remove(&token).map(|group| group.fate(token))
     }
 
     /// Writes what has gathered. When that fails, what the broker said last says why.
@@ -389,7 +430,7 @@ impl Session {
         announcements: &mut Announcements,
         events: &mut VecDeque<UplinkEvent>,
     ) -> Result<(), Lost> {
-        let Err(lost) = self.write(cx) else { return Ok(()) };
+        let Err(lost) = self.pipe.write(cx) else { return Ok(()) };
         match self.receive(cx, announcements, events) {
             Err(said) if said.cause == DownCause::PacketRefused => Err(said),
             Err(said) if said.cause == DownCause::ClosedByBroker => Err(said),
@@ -397,91 +438,51 @@ impl Session {
         }
     }
 
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
-        while !self.outbox.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.outbox) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(0)) => return Err(Lost::closed()),
-                Poll::Ready(Ok(written)) => {
-                    self.outbox.advance(written);
-                    self.unflushed = true;
-                    self.last_write = Instant::now();
-                }
-                Poll::Ready(Err(error)) => return Err(Lost::io(&error)),
-            }
-        }
-        if self.outbox.is_empty() && self.outbox.capacity() > 4 * OUTBOX_FULL {
-            // One huge message does not keep its memory.
-            self.outbox = BytesMut::new();
-        }
-        if self.unflushed {
-            match Pin::new(&mut self.stream).poll_flush(cx) {
-                Poll::Pending => {}
-                Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(error)) => return Err(Lost::io(&error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Acts on deadlines that have passed and sees to it that the next one wakes the task. The
-    /// timer is only ever brought forward: most acknowledgements move a deadline back, and that is
-    /// found when the timer fires.
+    /// Acts on deadlines that have passed and sees to it that the next one wakes the task.
     fn watch(&mut self, cx: &mut Context<'_>) -> Result<(), Lost> {
         loop {
-            match self.next_deadline() {
-                Some(due) if due < self.timer_at => self.set_timer(due),
-                _ => {}
-            }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            self.alarm.bring_forward(self.next_deadline());
+            if !self.alarm.rings(cx) {
                 return Ok(());
             }
             let now = Instant::now();
             self.check_deadlines(now)?;
-            self.set_timer(self.next_deadline().unwrap_or(now + NO_DEADLINE));
+            self.alarm.set(self.next_deadline(), now);
         }
-    }
-
-    fn set_timer(&mut self, due: Instant) {
-        self.timer_at = due;
-        self.timer.as_mut().reset(due);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let acknowledgement = self.window.waiting_since().map(|since| since + self.ack_timeout);
         let ping = match (self.pinged, self.keep_alive) {
             (Some(sent), _) => Some(sent + self.ack_timeout),
-            (None, Some(keep_alive)) => Some(self.last_write + keep_alive),
+            (None, Some(keep_alive)) => Some(self.pipe.last_write() + keep_alive),
             (None, None) => None,
         };
-        [acknowledgement, ping].into_iter().flatten().min()
+        let retry = self.requests.as_ref().and_then(Requests::next_retry);
+        [acknowledgement, ping, retry].into_iter().flatten().min()
     }
 
     fn check_deadlines(&mut self, now: Instant) -> Result<(), Lost> {
         let limit = self.ack_timeout;
         let seconds = limit.as_secs_f64();
         if self.window.waiting_since().is_some_and(|since| since + limit <= now) {
-            return Err(Lost::silent(format!("no PUBACK within {seconds} s")));
+            let owed = if self.awaits_suback() { "PUBACK or SUBACK" } else { "PUBACK" };
+            return Err(Lost::silent(format!("no {owed} within {seconds} s")));
         }
+        if let Some(requests) = &mut self.requests {
+            requests.retry(now);
+        }
+        self.subscribe();
         match (self.pinged, self.keep_alive) {
             (Some(sent), _) if sent + limit <= now => {
                 return Err(Lost::silent(format!("no PINGRESP within {seconds} s")));
             }
-            (None, Some(keep_alive)) if self.last_write + keep_alive <= now => {
-                Wire::ping(&mut self.outbox);
+            (None, Some(keep_alive)) if self.pipe.last_write() + keep_alive <= now => {
+                Wire::ping(&mut self.pipe.outbox);
                 self.pinged = Some(now);
             }
             _ => {}
         }
         Ok(())
-    }
-}
-
-impl Group {
-    fn fate(self, token: Token) -> UplinkEvent {
-        match self.refusal {
-            Some(reason) => UplinkEvent::Refused { token, reason },
-            None => UplinkEvent::Published(token),
-        }
     }
 }

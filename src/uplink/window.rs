@@ -2,8 +2,9 @@
 //!
 //! - When the window was full, readings get room again once half of it is free: one burst of many
 //!   messages costs far less than many single ones. Below that nothing waits.
-//! - Announcements get a quarter of the window at most and 64 places in any case, so that
-//!   thousands of them never hold readings up. In a window of one they take turns with readings.
+//! - Messages that belong to no batch (announcements and letters) get a quarter of the window at
+//!   most, and 64 places in any case, so that thousands of them never hold readings up. In a window
+//!   of one they take turns with readings.
 
 use tokio::time::Instant;
 
@@ -11,8 +12,8 @@ use super::announce::Number;
 use super::inflight::InFlight;
 use crate::ports::Token;
 
-/// Most announcements in flight.
-const ANNOUNCEMENTS: usize = 64;
+/// Most messages in flight that belong to no batch.
+const OTHERS: usize = 64;
 
 /// Whose message it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +22,18 @@ pub(super) enum Owner {
     Batch(Token),
     /// One of the messages of a batch.
     Part(Token),
-    /// No batch.
+    /// No batch, and kept by [`Announcements`](super::announce::Announcements).
     Announcement(Number),
+    /// No batch, and kept by whoever handed it over.
+    Letter(Token),
+    /// A SUBSCRIBE, which awaits its SUBACK.
+    Subscription,
+}
+
+impl Owner {
+    fn is_reading(self) -> bool {
+        matches!(self, Self::Batch(_) | Self::Part(_))
+    }
 }
 
 /// The messages in flight and the places for more.
@@ -32,9 +43,9 @@ pub(super) struct Window {
     in_flight: InFlight<Owner>,
     /// It was full and is not yet half free.
     holding: bool,
-    /// Announcements in flight.
-    announced: usize,
-    announced_last: bool,
+    /// Those in flight that belong to no batch.
+    others: usize,
+    other_last: bool,
 }
 
 impl Window {
@@ -43,8 +54,8 @@ impl Window {
             size: usize::from(size.max(1)),
             in_flight: InFlight::new(),
             holding: false,
-            announced: 0,
-            announced_last: false,
+            others: 0,
+            other_last: false,
         }
     }
 
@@ -69,8 +80,8 @@ impl Window {
             return None;
         }
         let pkid = self.in_flight.send(owner, Instant::now())?;
-        self.announced_last = matches!(owner, Owner::Announcement(_));
-        self.announced += usize::from(self.announced_last);
+        self.other_last = !owner.is_reading();
+        self.others += usize::from(self.other_last);
         self.update();
         Some(pkid)
     }
@@ -78,7 +89,7 @@ impl Window {
     /// Gives the place of `pkid` back; `None` when it had none.
     pub(super) fn answer(&mut self, pkid: u16, now: Instant) -> Option<Owner> {
         let owner = self.in_flight.answer(pkid, now)?;
-        self.announced -= usize::from(matches!(owner, Owner::Announcement(_)));
+        self.others -= usize::from(!owner.is_reading());
         self.update();
         Some(owner)
     }
@@ -88,21 +99,21 @@ impl Window {
         self.in_flight.waiting_since()
     }
 
-    /// Whether an announcement may take a place now.
-    pub(super) fn lets_announce(&self) -> bool {
+    /// Whether a message that belongs to no batch may take a place now.
+    pub(super) fn lets_others(&self) -> bool {
         self.free() > 0
-            && self.announced < (self.size / 4).clamp(1, ANNOUNCEMENTS)
-            && !(self.size == 1 && self.announced_last)
+            && self.others < (self.size / 4).clamp(1, OTHERS)
+            && !(self.size == 1 && self.other_last)
     }
 
-    /// Whether announcements and readings take turns.
+    /// Whether other messages and readings take turns.
     pub(super) fn takes_turns(&self) -> bool {
         self.size == 1
     }
 
     /// The readings had their turn and did not want it.
     pub(super) fn pass(&mut self) {
-        self.announced_last = false;
+        self.other_last = false;
     }
 
     fn update(&mut self) {
@@ -137,12 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn announcements_leave_room_for_readings() {
+    fn other_messages_leave_room_for_readings() {
         for size in 2..1000 {
             let mut window = Window::new(size);
             let mut sent = 0;
-            while window.lets_announce() {
-                window.send(Owner::Announcement(sent)).unwrap();
+            while window.lets_others() {
+                let letter = sent % 2 == 0;
+                let owner = if letter { Owner::Letter(sent) } else { Owner::Announcement(sent) };
+                window.send(owner).unwrap();
                 sent += 1;
             }
             assert!((1..=64).contains(&sent));
@@ -155,9 +168,9 @@ mod tests {
         let mut window = Window::new(1);
         let pkid = window.send(Owner::Announcement(0)).unwrap();
         window.answer(pkid, Instant::now()).unwrap();
-        assert!(!window.lets_announce());
+        assert!(!window.lets_others());
         assert_eq!(window.room(), 1);
         window.pass();
-        assert!(window.lets_announce());
+        assert!(window.lets_others());
     }
 }

@@ -37,8 +37,8 @@ impl Bench {
         proxy.set(mode);
         let mut gateway = Setup::new(proxy.port).set("spool.max_age", "1h").prepare();
         let file = gateway.dir().join("faketime");
+        gateway.preload = Some(library);
         for (name, value) in [
-            ("LD_PRELOAD", library),
             ("FAKETIME_TIMESTAMP_FILE", file),
             ("FAKETIME_NO_CACHE", "1".into()),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),

@@ -6,47 +6,15 @@ use std::time::Duration;
 
 use rand::Rng;
 
-use crate::harness::{Broker, Fleet, Gateway, Mode, Proxy, Setup, Witnessed, long_factor, until};
+use crate::harness::{Bench, Fleet, Mode, Witnessed, long_factor};
 
 const DEVICES: usize = 6;
 const PACE: Duration = Duration::from_millis(4);
 
-struct Bench {
-    broker: Broker,
-    proxy: Proxy,
-    gateway: Gateway,
-}
-
-impl Bench {
-    async fn start() -> Self {
-        let broker = Broker::start("").await;
-        let proxy = Proxy::start(broker.port).await;
-        let setup = Setup::new(proxy.port).set("mqtt.ack_timeout", "2s");
-        let gateway = setup.start().await;
-        gateway.until_uplink("connected").await;
-        Self { broker, proxy, gateway }
-    }
-
-    fn fleet(&self) -> Fleet {
-        Fleet::start(&self.gateway, DEVICES, PACE)
-    }
-
-    /// Checks the books, then that a fresh batch passes.
-    async fn settle(self, fleet: Fleet) {
-        let total = fleet.settle(&self.proxy).await;
-        eprintln!("{total:?}");
-        assert!(total.acked > 0);
-        until("the spool is empty", async || {
-            self.gateway.metric("tidegate_spool_batches").await == 0
-        })
-        .await;
-        assert_eq!(self.gateway.status().await["spool"]["lost_readings"], 0);
-        let (mut fresh, _) = self.gateway.device("fresh").open(None).await;
-        fresh.reading(1, 1.0).await;
-        fresh.acked(1).await;
-        let seen = self.proxy.readings();
-        assert!(seen.iter().any(|seen| seen.json()["device"] == "fresh"));
-    }
+async fn begin() -> (Bench, Fleet) {
+    let bench = Bench::start(|setup| setup.set("mqtt.ack_timeout", "2s")).await;
+    let fleet = Fleet::start(&bench.gateway, DEVICES, PACE);
+    (bench, fleet)
 }
 
 /// How many batches to let pass before the next blow.
@@ -62,8 +30,7 @@ async fn a_moment() {
 
 #[tokio::test]
 async fn the_broker_killed_at_random_moments_loses_nothing() {
-    let mut bench = Bench::start().await;
-    let fleet = bench.fleet();
+    let (mut bench, fleet) = begin().await;
     for _ in 0..4 * long_factor() {
         fleet.advance(some()).await;
         a_moment().await;
@@ -76,8 +43,7 @@ async fn the_broker_killed_at_random_moments_loses_nothing() {
 
 #[tokio::test]
 async fn the_gateway_killed_at_random_moments_with_the_broker_up_loses_nothing() {
-    let mut bench = Bench::start().await;
-    let fleet = bench.fleet();
+    let (mut bench, fleet) = begin().await;
     for _ in 0..6 * long_factor() {
         fleet.advance(some()).await;
         a_moment().await;
@@ -89,8 +55,7 @@ async fn the_gateway_killed_at_random_moments_with_the_broker_up_loses_nothing()
 
 #[tokio::test]
 async fn the_gateway_killed_at_random_moments_with_the_broker_down_loses_nothing() {
-    let mut bench = Bench::start().await;
-    let fleet = bench.fleet();
+    let (mut bench, fleet) = begin().await;
     fleet.advance(some()).await;
     bench.broker.kill();
     for _ in 0..6 * long_factor() {
@@ -105,8 +70,7 @@ async fn the_gateway_killed_at_random_moments_with_the_broker_down_loses_nothing
 
 #[tokio::test]
 async fn the_gateway_killed_in_the_middle_of_a_drain_loses_nothing() {
-    let mut bench = Bench::start().await;
-    let fleet = bench.fleet();
+    let (mut bench, fleet) = begin().await;
     for _ in 0..3 * long_factor() {
         bench.broker.kill();
         fleet.advance(600).await;
@@ -123,8 +87,7 @@ async fn the_gateway_killed_in_the_middle_of_a_drain_loses_nothing() {
 
 #[tokio::test]
 async fn both_killed_in_any_order_lose_nothing() {
-    let mut bench = Bench::start().await;
-    let fleet = bench.fleet();
+    let (mut bench, fleet) = begin().await;
     for _ in 0..4 * long_factor() {
         fleet.advance(some()).await;
         a_moment().await;
@@ -148,10 +111,44 @@ async fn both_killed_in_any_order_lose_nothing() {
     bench.settle(fleet).await;
 }
 
+/// Kills and starts are not waited for, so they fall into start-up, recovery and drain as well.
+#[tokio::test]
+async fn either_killed_at_any_moment_of_its_life_loses_nothing() {
+    let (mut bench, fleet) = begin().await;
+    let (mut gateway_kills, mut broker_kills) = (0, 0);
+    for _ in 0..8 * long_factor() {
+        let (mut gateway_up, mut broker_up) = (true, true);
+        for _ in 0..6 {
+            match (rand::rng().random(), gateway_up, broker_up) {
+                (true, true, _) => {
+                    bench.gateway.kill();
+                    gateway_kills += 1;
+                }
+                (true, false, _) => bench.gateway.spawn(),
+                (false, _, true) => {
+                    bench.broker.kill();
+                    broker_kills += 1;
+                }
+                (false, _, false) => bench.broker.spawn(),
+            }
+            (gateway_up, broker_up) = (bench.gateway.is_running(), bench.broker.is_running());
+            a_moment().await;
+        }
+        if !broker_up {
+            bench.broker.restart().await;
+        }
+        if !gateway_up {
+            bench.gateway.start().await;
+        }
+        fleet.advance(some()).await;
+    }
+    eprintln!("the gateway killed {gateway_kills} times, the broker {broker_kills} times");
+    bench.settle(fleet).await;
+}
+
 #[tokio::test]
 async fn a_line_that_is_cut_silenced_and_starved_of_pubacks_loses_nothing() {
-    let bench = Bench::start().await;
-    let fleet = bench.fleet();
+    let (bench, fleet) = begin().await;
     for _ in 0..5 * long_factor() {
         fleet.advance(some()).await;
         a_moment().await;

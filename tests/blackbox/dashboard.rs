@@ -97,7 +97,11 @@ async fn every_documented_metric_is_there() {
         ("spool_bytes", "gauge"),
         ("spool_batches", "gauge"),
         ("spool_oldest_seconds", "gauge"),
+        ("spool_full_seconds", "gauge"),
+        ("spool_drained_seconds", "gauge"),
+        ("spool_lasts_seconds", "gauge"),
         ("disk_written_bytes", "counter"),
+        ("disk_written_today_bytes", "gauge"),
         ("uplink_up", "gauge"),
         ("uplink_inflight", "gauge"),
         ("uplink_reconnects", "counter"),
@@ -144,7 +148,14 @@ async fn status_has_every_documented_field() {
     for key in ["batches", "readings", "bytes", "max_bytes", "lost_readings"] {
         assert!(spool[key].is_u64(), "{key}: {status}");
     }
-    for key in ["oldest_age_s", "full_in_s", "drained_in_s"] {
+    for key in [
+        "oldest_age_s",
+        "full_in_s",
+        "drained_in_s",
+        "lasts_s",
+        "disk_written_bytes",
+        "disk_written_today_bytes",
+    ] {
         assert!(spool[key].is_null() || spool[key].is_number(), "{key}: {status}");
     }
     assert_eq!(spool["max_bytes"], 512 * 1024 * 1024);

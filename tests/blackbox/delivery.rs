@@ -347,6 +347,42 @@ async fn losses_older_than_the_limit_are_counted_and_published() {
 }
 
 #[tokio::test]
+async fn losses_are_published_after_a_kill_and_only_until_the_broker_has_them() {
+    let mut broker = Broker::start("").await;
+    broker.kill();
+    let mut gateway = Setup::new(broker.port).set("spool.max_age", "1s").start().await;
+    let (mut device, _) = gateway.device("kiln-3").open(Some(7)).await;
+    for seq in 1..=5 {
+        device.reading(seq, 1.0).await;
+    }
+    device.acked(5).await;
+    let lost = r#"tidegate_readings_lost_total{reason="evicted-age"}"#;
+    until("they are evicted", async || gateway.metric(lost).await == 5).await;
+    gateway.kill();
+    broker.restart().await;
+    let consumer = Subscriber::start(broker.port).await;
+    gateway.start().await;
+    assert_eq!(gateway.metric(lost).await, 0, "counted by the process that lost them");
+    let records = consumer.wait(LOSSES, 1).await;
+    let total: u64 =
+        records.iter().map(|message| message.json()["readings"].as_u64().unwrap()).sum();
+    assert_eq!(total, 5);
+    assert_eq!(records[0].json()["device"], "kiln-3");
+    // What is acknowledged behind it shows that it has been too, and then that it does not come again.
+    for seq in 1..=2 {
+        let (mut device, _) = gateway.device("kiln-4").open(Some(7)).await;
+        device.reading(seq, 1.0).await;
+        device.acked(seq).await;
+        if seq == 1 {
+            gateway.stop().await;
+            gateway.start().await;
+        }
+    }
+    consumer.wait("tidegate/gw-test/devices/kiln-4/readings", 2).await;
+    assert_eq!(consumer.wait(LOSSES, 1).await.len(), records.len());
+}
+
+#[tokio::test]
 async fn what_sigterm_interrupts_is_spooled_and_arrives_after_the_restart() {
     let mut bench = Bench::start("", |setup| setup.set("mqtt.ack_timeout", "60s")).await;
     let mut device = fifteen_in_flight(&bench).await;

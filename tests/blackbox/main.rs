@@ -6,13 +6,27 @@ mod clock;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod dashboard;
 #[cfg(test)]
 mod delivery;
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod forecast;
+#[cfg(test)]
+mod full_disk;
+#[cfg(test)]
+mod gone;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod outages;
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
@@ -23,5 +37,7 @@ mod selftest;
 mod service;
 #[cfg(test)]
 mod session;
+#[cfg(test)]
+mod spool_tools;
 #[cfg(test)]
 mod uplink;

@@ -21,6 +21,11 @@ fn the_probes_tell_alive_from_ready() {
     assert_eq!((unready.status, unready.error()), (503, "the spool is not open".into()));
     gateway.health.set_spool(|spool| spool.open = true);
     assert_eq!(gateway.get("/readyz").status, 200);
+    gateway.health.set_spool(|spool| spool.fault = Some("no space left".into()));
+    let unready = gateway.get("/readyz");
+    assert_eq!((unready.status, unready.error()), (503, "no space left".into()));
+    gateway.health.set_spool(|spool| spool.fault = None);
+    assert_eq!(gateway.get("/readyz").status, 200);
 }
 
 #[test]
@@ -57,11 +62,15 @@ fn the_status_has_every_key_and_tells_the_truth() {
     assert!((60.0..70.0).contains(&age), "{age}");
     let mut spool = status["spool"].clone();
     spool["oldest_age_s"] = json!(60);
+    for key in ["disk_written_bytes", "disk_written_today_bytes"] {
+        let written = spool.as_object_mut().unwrap().remove(key).unwrap();
+        assert!(written.is_u64() || written.is_null(), "{key}: {status}");
+    }
     assert_eq!(
         spool,
         json!({"batches": 3, "readings": 30, "bytes": 4096, "max_bytes": 8192,
                "oldest_age_s": 60, "lost_readings": 7, "full_in_s": null,
-               "drained_in_s": null})
+               "drained_in_s": null, "lasts_s": null})
     );
     gateway.health.set_spool(|spool| spool.fault = Some("no space left".into()));
     assert_eq!(gateway.get("/api/v1/status").json()["spool"]["fault"], "no space left");
@@ -78,13 +87,24 @@ fn a_growing_buffer_says_when_it_is_full() {
         batches += 10;
         gateway.health.set_spool(|spool| {
             spool.batches = batches;
+            spool.readings = batches;
             spool.bytes = batches * 100;
             spool.max_bytes = 1 << 30;
         });
+        gateway.metrics.readings_received.inc_by(10);
+        gateway.metrics.batches_received.inc_by(10);
         full_in = gateway.get("/api/v1/status").json()["spool"]["full_in_s"].as_f64();
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(full_in > Some(1.0), "{full_in:?}");
+    let text = gateway.get("/metrics").text();
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} in {text}")).trim().parse().unwrap()
+    };
+    assert!(value("tidegate_spool_full_seconds ") > 1.0);
+    assert!(value("tidegate_spool_lasts_seconds ") > 1.0);
+    assert!(value("tidegate_spool_drained_seconds ").is_nan(), "unknown is no number");
 }
 
 #[test]

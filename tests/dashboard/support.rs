@@ -13,8 +13,9 @@ use tidegate::core::batch::{Batch, Reading, Value};
 use tidegate::core::clock::Base;
 use tidegate::core::ids::DeviceId;
 use tidegate::dashboard::{self, Context, DashboardHandle, Fleet};
+use tidegate::host::wear::Wear;
 use tidegate::metrics::Metrics;
-use tidegate::ports::{Clock, DeviceFacts, Feed, Health};
+use tidegate::ports::{Clock, CommandAccess, DeviceFacts, Feed, Health};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -101,7 +102,9 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         fleet: Arc::new(fleet),
         health: Arc::default(),
         metrics: Arc::default(),
+        commands: CommandAccess::new(1024).0,
         clock: Arc::new(SystemClock),
+        wear: Arc::new(Wear::new(Arc::new(SystemClock))),
         started: Instant::now(),
         listening: Arc::default(),
         allowed_hosts: vec!["gw-1.example".into()],

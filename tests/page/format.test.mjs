@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 
-import { age, bytes, count, moment, reading, span, summary } from '../../dashboard/format.js';
+import { age, bytes, count, moment, outlook, reading, span, summary } from '../../dashboard/format.js';
 
 const plain = (text) => text.replace(/[\u00a0\u202f]/g, ' ');
 const shown = (record, decimals) => {
@@ -95,6 +95,13 @@ test('the summary says what is wrong, worst first', () => {
     ['warn', 'The broker has been away for 5 min: connection refused. Readings are kept on disk: '
       + '20 batches (2.0 KiB) so far. At this rate the buffer is full in 2 h.'],
   );
+  const away = (spool) => told((s) => {
+    s.uplink = { state: 'disconnected', since: 100, last_error: null };
+    Object.assign(s.spool, { batches: 20, bytes: 2048 }, spool);
+  })[1];
+  assert.match(away({ full_in_s: 0, lasts_s: 0 }), / so far\. The buffer is full\.$/);
+  assert.match(away({ full_in_s: null, lasts_s: 7200 }), / reach the age limit in 2 h\.$/);
+  assert.match(away({ full_in_s: null }), / so far\.$/);
   assert.deepEqual(
     told((s) => { Object.assign(s.spool, { batches: 1, bytes: 100, drained_in_s: 0.2 }); }),
     ['notice', 'The broker is connected and gets what was buffered: 1 batch (100 B) to go. '
@@ -108,4 +115,14 @@ test('the summary says what is wrong, worst first', () => {
   });
   assert.equal(level, 'bad');
   assert.match(text, /^The buffer cannot be written: no space left on device\./);
+});
+
+test('the outlook says how long the buffer lasts and what the disk took, as far as is known', () => {
+  const shown = (spool) => plain(outlook({ lasts_s: null, disk_written_today_bytes: null, ...spool }));
+  assert.equal(shown({}), '');
+  assert.equal(outlook({}), '', 'an older gateway says neither');
+  assert.equal(shown({ lasts_s: 200000 }), 'lasts 2 d without the broker');
+  assert.equal(shown({ lasts_s: 0 }), 'full');
+  assert.equal(shown({ lasts_s: 3600, disk_written_today_bytes: 14 * 2 ** 20 }),
+    'lasts 1 h without the broker, 14.0 MiB written today');
 });

@@ -174,6 +174,16 @@ test('what the page shows is what the API says', async () => {
   await until(() => document.getElementById('online').textContent !== '–');
 });
 
+test('the strip says how long the buffer lasts and what was written today', async () => {
+  // Known once the gateway has watched what comes in for a few seconds.
+  await until(() => /^lasts .+ without the broker(, .+ written today)?$/
+    .test(document.getElementById('outlook').textContent));
+  const { spool } = await (await context.request.get(`${gateway.url}/api/v1/status`)).json();
+  assert.ok(spool.lasts_s > 0, JSON.stringify(spool));
+  const written = /written today/.test(await page.textContent('#outlook'));
+  assert.equal(written, spool.disk_written_today_bytes !== null);
+});
+
 test('every value in view has an age', async () => {
   await until(() => {
     const seen = [...document.querySelectorAll('.row')].filter((row) => {

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectReturnCode, LastWill, Login, Packet, PubAck,
-    PubAckReason, Publish,
+    PubAckReason, Publish, SubAck, Subscribe, SubscribeReasonCode,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -67,15 +67,35 @@ impl Broker {
     pub(crate) async fn accept_with(&self, change: impl FnOnce(&mut ConnAckProperties)) -> Peer {
         let mut peer = self.accept_connect().await;
         peer.send_conn_ack(change).await;
+        peer.greeted().await
+    }
+
+    /// The next connection, accepted, its status acknowledged, its SUBSCRIBE read.
+    pub(crate) async fn accept_subscriber(&self) -> (Peer, Subscribe) {
+        let mut peer = self.accept().await;
+        let subscribe = peer.read_subscribe().await;
+        (peer, subscribe)
+    }
+
+    /// The same with the subscription granted.
+    pub(crate) async fn accept_subscribed(&self) -> Peer {
+        let (mut peer, subscribe) = self.accept_subscriber().await;
+        let granted = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+        peer.sub_ack(subscribe.pkid, SubscribeReasonCode::Success(granted)).await;
+        peer
+    }
+}
+
+impl Peer {
+    async fn greeted(self) -> Self {
+        let mut peer = self;
         let status = peer.read_publish().await;
         assert_eq!(status.topic, "tidegate/gw-1/status");
         assert!(String::from_utf8_lossy(&status.payload).contains("\"online\""), "{status:?}");
         peer.ack(status.pkid).await;
         peer
     }
-}
 
-impl Peer {
     /// The next packet; `None` at the end of the stream.
     pub(crate) async fn read(&mut self) -> Option<Packet> {
         loop {
@@ -99,6 +119,37 @@ impl Peer {
             Some(Packet::Publish(publish)) => publish,
             other => panic!("expected PUBLISH, got {other:?}"),
         }
+    }
+
+    pub(crate) async fn read_subscribe(&mut self) -> Subscribe {
+        match self.read().await {
+            Some(Packet::Subscribe(subscribe)) => subscribe,
+            other => panic!("expected SUBSCRIBE, got {other:?}"),
+        }
+    }
+
+    /// Reads PUBACKs and returns their packet identifiers.
+    pub(crate) async fn read_acks(&mut self, count: usize) -> Vec<u16> {
+        let mut pkids = Vec::new();
+        for _ in 0..count {
+            match self.read().await {
+                Some(Packet::PubAck(ack)) => pkids.push(ack.pkid),
+                other => panic!("expected PUBACK, got {other:?}"),
+            }
+        }
+        pkids
+    }
+
+    pub(crate) async fn sub_ack(&mut self, pkid: u16, code: SubscribeReasonCode) {
+        let mut bytes = BytesMut::new();
+        SubAck { pkid, return_codes: vec![code], properties: None }.write(&mut bytes).unwrap();
+        self.send(&bytes).await;
+    }
+
+    pub(crate) async fn publish(&mut self, publish: Publish) {
+        let mut bytes = BytesMut::new();
+        publish.write(&mut bytes).unwrap();
+        self.send(&bytes).await;
     }
 
     pub(crate) async fn read_publishes(&mut self, count: usize) -> Vec<Publish> {

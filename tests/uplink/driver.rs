@@ -13,7 +13,9 @@ use tidegate::core::batch::{Batch, Reading, Value};
 use tidegate::core::clock::Base;
 use tidegate::core::ids::DeviceId;
 use tidegate::metrics::Metrics;
-use tidegate::ports::{Announcement, Clock, DownCause, Health, Publisher, Token, UplinkEvent};
+use tidegate::ports::{
+    Announcement, Clock, DownCause, Health, Message, MqttRequest, Publisher, Token, UplinkEvent,
+};
 use tidegate::uplink::MqttPublisher;
 
 /// No test waits longer than this for anything.
@@ -37,7 +39,9 @@ pub(crate) fn settings(port: u16) -> Mqtt {
         payload: PayloadFormat::Json,
         max_inflight: 100,
         ack_timeout: Duration::from_secs(10),
+        max_backoff: Duration::from_secs(60),
         keep_alive: Duration::from_secs(30),
+        session_expiry: Duration::from_secs(3600),
         client_id: "tidegate-gw-1".to_owned(),
         username: None,
         password_file: None::<PathBuf>,
@@ -91,6 +95,11 @@ pub(crate) struct Driver {
     pub(crate) downs: Vec<(String, DownCause)>,
     /// What was handed over and had no answer whenever the connection was lost.
     pub(crate) unanswered_at_down: BTreeSet<usize>,
+    /// Letters handed over and not answered.
+    pub(crate) sending: BTreeSet<Token>,
+    pub(crate) sent: Vec<Token>,
+    pub(crate) send_refused: BTreeMap<Token, String>,
+    pub(crate) requests: Vec<MqttRequest>,
     /// Off: only drives the uplink.
     pub(crate) hands_over: bool,
     in_flight: BTreeMap<Token, usize>,
@@ -100,6 +109,19 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(settings: &Mqtt, batches: Vec<Batch>) -> Self {
+        Self::with(settings, batches, |uplink| uplink)
+    }
+
+    /// One that takes requests.
+    pub(crate) fn taking_requests(settings: &Mqtt, batches: Vec<Batch>) -> Self {
+        Self::with(settings, batches, MqttPublisher::taking_requests)
+    }
+
+    fn with(
+        settings: &Mqtt,
+        batches: Vec<Batch>,
+        change: impl FnOnce(MqttPublisher) -> MqttPublisher,
+    ) -> Self {
         let health = Arc::<Health>::default();
         let metrics = Arc::<Metrics>::default();
         let uplink = MqttPublisher::new(
@@ -110,7 +132,7 @@ impl Driver {
             Arc::new(WallClock),
         );
         Self {
-            uplink: uplink.unwrap(),
+            uplink: change(uplink.unwrap()),
             health,
             metrics,
             batches,
@@ -119,6 +141,10 @@ impl Driver {
             ups: Vec::new(),
             downs: Vec::new(),
             unanswered_at_down: BTreeSet::new(),
+            sending: BTreeSet::new(),
+            sent: Vec::new(),
+            send_refused: BTreeMap::new(),
+            requests: Vec::new(),
             hands_over: true,
             in_flight: BTreeMap::new(),
             next: 0,
@@ -141,6 +167,12 @@ impl Driver {
     pub(crate) fn announce(&mut self, topic: &str, payload: &str, retain: bool) {
         let (topic, payload) = (topic.to_owned(), payload.as_bytes().to_vec());
         self.uplink.announce(Announcement { topic, payload, retain });
+    }
+
+    /// Hands a letter over.
+    pub(crate) fn send(&mut self, token: Token, message: Message) {
+        assert!(self.sending.insert(token), "an unused token");
+        self.uplink.send(token, message);
     }
 
     /// Runs until `done`, only ever woken by the uplink itself.
@@ -219,6 +251,7 @@ impl Driver {
                 self.downs.push((reason, cause));
                 assert_eq!(self.ups.len(), self.downs.len(), "down follows up");
                 let unanswered = std::mem::take(&mut self.in_flight);
+                self.sending.clear();
                 self.next = unanswered.values().copied().min().unwrap_or(self.next);
                 self.unanswered_at_down.extend(unanswered.into_values());
             }
@@ -230,6 +263,15 @@ impl Driver {
                 let batch = self.in_flight.remove(&token).expect("a token that is in flight");
                 assert!(self.refused.insert(batch, reason).is_none(), "settled twice");
             }
+            UplinkEvent::Sent(token) => {
+                assert!(self.sending.remove(&token), "a letter that is on its way");
+                self.sent.push(token);
+            }
+            UplinkEvent::SendRefused { token, reason } => {
+                assert!(self.sending.remove(&token), "a letter that is on its way");
+                self.send_refused.insert(token, reason);
+            }
+            UplinkEvent::Request(request) => self.requests.push(request),
         }
     }
 }

@@ -9,6 +9,12 @@ mod files;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod letters;
+#[cfg(test)]
 mod mosquitto;
+#[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod sessions;
 #[cfg(test)]
 mod window;

@@ -15,15 +15,15 @@ use tokio::time::timeout;
 
 use crate::driver::{Driver, PATIENCE, batches, seq, settings, wide_batch};
 
-struct Mosquitto {
+pub(crate) struct Mosquitto {
     folder: TempDir,
     process: Option<Child>,
-    port: u16,
+    pub(crate) port: u16,
 }
 
 impl Mosquitto {
     /// Starts on a free port with `extra` lines of configuration.
-    async fn start(extra: impl FnOnce(&Path) -> String) -> Self {
+    pub(crate) async fn start(extra: impl FnOnce(&Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let extra = extra(folder.path());
@@ -38,7 +38,7 @@ impl Mosquitto {
         mosquitto
     }
 
-    async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) {
         let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/usr/bin/mosquitto"]
             .into_iter()
             .find(|path| Path::new(path).exists())
@@ -66,7 +66,7 @@ impl Mosquitto {
     }
 
     /// SIGKILL.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();
             process.wait().unwrap();
@@ -74,7 +74,7 @@ impl Mosquitto {
     }
 
     /// Subscribes to everything; ready when it returns.
-    async fn subscribe(&self) -> Subscriber {
+    pub(crate) async fn subscribe(&self) -> Subscriber {
         let mut options = MqttOptions::new(
             format!("subscriber-{}", rand::random::<u32>()),
             "127.0.0.1",
@@ -114,18 +114,18 @@ impl Drop for Mosquitto {
     }
 }
 
-struct Subscriber {
+pub(crate) struct Subscriber {
     received: mpsc::UnboundedReceiver<(String, Vec<u8>, bool)>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Subscriber {
-    async fn next(&mut self) -> (String, Vec<u8>, bool) {
+    pub(crate) async fn next(&mut self) -> (String, Vec<u8>, bool) {
         timeout(PATIENCE, self.received.recv()).await.expect("a message in time").expect("open")
     }
 
     /// The next message on a topic with this end.
-    async fn next_on(&mut self, end: &str) -> Vec<u8> {
+    pub(crate) async fn next_on(&mut self, end: &str) -> Vec<u8> {
         loop {
             let (topic, payload, _) = self.next().await;
             if topic.ends_with(end) {

@@ -145,7 +145,7 @@ impl Device {
     async fn send_what_is_due(&mut self, due: &mut Instant) -> bool {
         let plan = Arc::clone(&self.common.plan);
         let Some(interval) = self.interval else { return true };
-        let mut sent = 0;
+        let (mut sent, mut bytes) = (0, 0);
         let blocked = loop {
             if plan.count.is_some_and(|count| self.made >= count) {
                 break true;
@@ -160,6 +160,7 @@ impl Device {
                 break false;
             }
             let pack = self.pack.take().unwrap_or_else(|| self.next_pack());
+            let len = pack.len() as u64;
             if plan.best_effort {
                 let queued = tokio::select! {
                     biased;
@@ -183,10 +184,12 @@ impl Device {
             }
             self.made += 1;
             sent += 1;
+            bytes += len;
             *due += interval;
         };
         if sent > 0 {
             self.common.totals.batches_sent(sent);
+            self.common.totals.sent_bytes.add(bytes);
         }
         blocked
     }

@@ -18,6 +18,7 @@ pub(super) struct Totals {
     greeted: Gauge,
     pub(super) connected: Gauge,
     pub(super) sent: Counter,
+    pub(super) sent_bytes: Counter,
     pub(super) acked: Counter,
     pub(super) rejected: Counter,
     pub(super) unexpected: Counter,
@@ -89,6 +90,7 @@ impl Totals {
             greeted: Gauge::default(),
             connected: Gauge::default(),
             sent: Counter::default(),
+            sent_bytes: Counter::default(),
             acked: Counter::default(),
             rejected: Counter::default(),
             unexpected: Counter::default(),
@@ -181,6 +183,7 @@ impl Totals {
             devices: self.devices,
             connect_seconds: late.all_connected.map(|at| (at - self.began).as_secs_f64()),
             sent: self.sent.get(),
+            sent_bytes: self.sent_bytes.get(),
             acked: self.acked.get(),
             rejected: self.rejected.get(),
             unacknowledged: self.unacknowledged.get(),
@@ -215,6 +218,8 @@ pub(super) struct Summary {
     /// Until all were connected; null where some never were.
     pub(super) connect_seconds: Option<f64>,
     pub(super) sent: u64,
+    /// SenML packs in them, without frame headers.
+    sent_bytes: u64,
     pub(super) acked: u64,
     pub(super) rejected: u64,
     /// Not acknowledged when the run ended.

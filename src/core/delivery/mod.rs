@@ -29,6 +29,7 @@
 //! Nothing here waits, reads a clock or does I/O: the engine calls in, then performs
 //! [`Delivery::actions`].
 
+mod action;
 mod backlog;
 mod caution;
 mod runs;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 
 use crate::core::batch::{Batch, Loss, LossReason};
 use crate::core::ids::{DeviceId, Position, SessionId};
+pub use action::{Action, Path};
 use backlog::Backlog;
 pub use caution::LostLink;
 use caution::{Caution, Verdict};
@@ -51,7 +53,7 @@ use runs::{Runs, Taken, Ticket};
 pub struct Settings {
     /// Bytes of batches waiting for the uplink beyond which it counts as too slow.
     pub live_bytes: usize,
-    /// Seconds a batch may wait for the uplink before it counts as too slow.
+    /// Seconds a batch may wait for the uplink, or for its answer, before it counts as too slow.
     pub patience: f64,
     /// Bytes of batches read ahead from the spool.
     pub load_bytes: usize,
@@ -61,77 +63,6 @@ pub struct Settings {
     pub drain_rate: f64,
     /// Runs of numbers remembered for devices that are away.
     pub max_idle_runs: usize,
-}
-
-/// What the engine is to do, in this order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Hand the batch to the uplink.
-    Publish {
-        /// Names it in [`Delivery::published`] and [`Delivery::refused`].
-        token: u64,
-        /// What to publish.
-        batch: Arc<Batch>,
-        /// Whether it waited in the spool.
-        spooled: bool,
-    },
-    /// Add the batch to the spool.
-    Append {
-        /// Where.
-        position: Position,
-        /// What.
-        batch: Arc<Batch>,
-    },
-    /// Read from the spool.
-    Load {
-        /// From here on.
-        from: Position,
-        /// About this much.
-        max_bytes: usize,
-    },
-    /// The spool may forget everything up to here.
-    Release {
-        /// The last position that is settled.
-        through: Position,
-    },
-    /// A batch is settled: count it, and its time since `arrived`.
-    Settled {
-        /// Published or spooled.
-        path: Path,
-        /// As given to [`Delivery::take`].
-        arrived: f64,
-        /// How many readings.
-        readings: u64,
-        /// Bytes that no longer count against the memory budget.
-        freed: usize,
-    },
-    /// The broker has taken these readings.
-    Published {
-        /// How many.
-        readings: u64,
-    },
-    /// Readings will never be published: count, log and publish it.
-    Lost(Loss),
-    /// Tell the device that its batch is refused for ever.
-    Reject {
-        /// The device's connection.
-        session: SessionId,
-        /// The batch's number.
-        seq: Option<u64>,
-        /// The broker's words.
-        reason: String,
-    },
-}
-
-/// How a batch was settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Path {
-    /// PUBACK.
-    Published,
-    /// Completed fsync.
-    Spooled,
-    /// The broker refuses it.
-    Refused,
 }
 
 /// A batch that is not settled.
@@ -162,9 +93,13 @@ pub struct Delivery {
     flights: VecDeque<Option<Flight>>,
     first_token: u64,
     in_flight: usize,
+    /// How many of them were not spooled.
+    live_in_flight: usize,
     backlog: Backlog,
     up: bool,
     direct: bool,
+    /// The uplink was too slow and has acknowledged nothing since.
+    stalled: bool,
     caution: Caution,
     /// Spooled batches that may be published now, under `drain_rate`.
     allowance: f64,
@@ -196,9 +131,11 @@ impl Delivery {
             flights: VecDeque::new(),
             first_token: 0,
             in_flight: 0,
+            live_in_flight: 0,
             backlog: Backlog::new(head, tail),
             up: false,
             direct: false,
+            stalled: false,
             caution: Caution::default(),
             allowance: 0.0,
             allowance_at: 0.0,
@@ -257,12 +194,14 @@ impl Delivery {
     pub fn uplink_down(&mut self, cause: LostLink, now: f64) {
         self.up = false;
         self.direct = false;
+        self.stalled = false;
         let verdict = self.caution.disconnected(cause, self.in_flight);
         // Everything unsettled gets its place in the spool: first what was in flight, as it is
         // older than what waits, then what waits.
         let flights: Vec<Flight> = self.flights.drain(..).flatten().collect();
         self.first_token += flights.len() as u64;
         self.in_flight = 0;
+        self.live_in_flight = 0;
         let mut again = Vec::with_capacity(flights.len());
         for flight in flights {
             match flight {
@@ -285,6 +224,7 @@ impl Delivery {
     /// PUBACK.
     pub fn published(&mut self, token: u64) {
         self.caution.acknowledged();
+        self.stalled = false;
         match self.land(token) {
             Some(Flight::Live(held)) => {
                 self.actions.push(Action::Published { readings: held.batch.readings.len() as u64 });
@@ -330,7 +270,9 @@ impl Delivery {
                     epoch: 0,
                     first_seq: None,
                     last_seq: None,
+                    batches: last.saturating_sub(first).saturating_add(1),
                     readings: 0,
+                    received: None,
                     reason: LossReason::Corrupt,
                     time: now,
                     detail: Some(format!("the spool has nothing at positions {first} to {last}")),
@@ -361,7 +303,7 @@ impl Delivery {
             room -= 1;
         }
         let too_slow = self.live_weight > self.settings.live_bytes
-            || self.live.front().is_some_and(|held| now - held.arrived > self.settings.patience);
+            || self.oldest_live().is_some_and(|arrived| now - arrived > self.settings.patience);
         if too_slow {
             self.spill();
         }
@@ -387,9 +329,8 @@ impl Delivery {
             return None;
         }
         let patience = self
-            .live
-            .front()
-            .map(|held| (held.arrived + self.settings.patience - now).max(0.0) + 0.001);
+            .oldest_live()
+            .map(|arrived| (arrived + self.settings.patience - now).max(0.0) + 0.001);
         let drain = (self.settings.drain_rate > 0.0 && self.backlog.waits())
             .then(|| ((1.0 - self.allowance) / self.settings.drain_rate).clamp(0.001, 1.0));
         [patience, drain, self.caution.wait(now)].into_iter().flatten().reduce(f64::min)
@@ -420,7 +361,7 @@ impl Delivery {
 
     fn update_direct(&mut self) {
         let caught_up = self.settings.live_first || self.backlog.is_issued();
-        if !self.direct && caught_up && !self.caution.is_careful() {
+        if !self.direct && caught_up && !self.stalled && !self.caution.is_careful() {
             self.direct = true;
         }
     }
@@ -458,8 +399,9 @@ impl Delivery {
 
     fn take_off(&mut self, flight: Flight, batch: Arc<Batch>, spooled: bool) {
         let token = self.first_token + self.flights.len() as u64;
-        self.flights.push_back(Some(flight));
         self.in_flight += 1;
+        self.live_in_flight += usize::from(matches!(flight, Flight::Live(_)));
+        self.flights.push_back(Some(flight));
         self.actions.push(Action::Publish { token, batch, spooled });
     }
 
@@ -467,11 +409,23 @@ impl Delivery {
         let index = usize::try_from(token.checked_sub(self.first_token)?).ok()?;
         let flight = self.flights.get_mut(index)?.take()?;
         self.in_flight -= 1;
+        self.live_in_flight -= usize::from(matches!(flight, Flight::Live(_)));
         while matches!(self.flights.front(), Some(None)) {
             self.flights.pop_front();
             self.first_token += 1;
         }
         Some(flight)
+    }
+
+    /// When the batch arrived that has waited longest for the uplink, of those that are not spooled.
+    fn oldest_live(&self) -> Option<f64> {
+        if self.live_in_flight == 0 {
+            return self.live.front().map(|held| held.arrived);
+        }
+        self.flights.iter().find_map(|flight| match flight {
+            Some(Flight::Live(held)) => Some(held.arrived),
+            _ => None,
+        })
     }
 
     /// The uplink is up and too slow: what is in flight and what waits gets its place in the
@@ -489,8 +443,10 @@ impl Delivery {
         }
         if !self.settings.live_first {
             self.backlog.issued(&spilled);
-            self.direct = false;
         }
+        self.live_in_flight = 0;
+        self.direct = false;
+        self.stalled = true;
         self.spill_live();
     }
 
@@ -564,7 +520,9 @@ fn refused_loss(batch: &Batch, reason: String, now: f64) -> Loss {
         epoch: batch.epoch,
         first_seq: batch.seq,
         last_seq: batch.seq,
+        batches: 1,
         readings: batch.readings.len() as u64,
+        received: Some((batch.received, batch.received)),
         reason: LossReason::Refused,
         time: now,
         detail: Some(reason),

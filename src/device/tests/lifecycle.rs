@@ -99,7 +99,7 @@ async fn a_second_connection_replaces_the_first_with_4009() {
                 welcome.send(Resume { epoch: 7, acked: 0 }).unwrap();
                 opened = Some(link);
             }
-            DeviceEvent::Batches { .. } => panic!("none were sent"),
+            DeviceEvent::Batches { .. } | DeviceEvent::Result { .. } => panic!("none were sent"),
         }
     }
     assert_eq!(closed, Some(greeted.session));

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::harness::*;
 use crate::config::{Auth, Devices};
-use crate::core::frame::{DeviceMessage, GatewayMessage};
+use crate::core::frame::GatewayMessage;
 use crate::ports::{Resume, Submitted};
 
 #[tokio::test]
@@ -245,19 +245,6 @@ async fn pings_are_answered_with_what_they_carry() {
     let (mut client, _) = bench.greeted("kiln-4").await;
     client.send_message(Message::Ping("after".into())).await;
     assert_eq!(client.next().await, Message::Pong("after".into()));
-}
-
-#[tokio::test]
-async fn a_result_of_no_command_is_counted_and_ignored() {
-    let mut bench = Bench::start(&settings(), parse(""));
-    let (mut client, link) = bench.greeted("kiln-3").await;
-    let value = ciborium::Value::Null;
-    client.send(&DeviceMessage::Result { id: "c1".to_owned(), ok: true, value }).await;
-    client.send_bytes(readings(Some(1), "a")).await;
-    assert_eq!(bench.seqs(1).await, [Some(1)]);
-    link.settle(1, 1);
-    client.acked(1).await;
-    assert_eq!(bench.metrics.results_unknown.get(), 1);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::float_cmp, reason = "bit for bit is what is meant")]
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::config::SpoolSettings;
 use crate::core::batch::{Batch, LossReason, Reading};
 use crate::core::clock::{Base, Moment};
 use crate::ports::{Clock, SpoolEvent, lock};
+use crate::spool::inspect::Inspection;
 
 const NOW: f64 = 1_763_800_000.0;
 const DAY: f64 = 86_400.0;
@@ -125,6 +127,21 @@ fn a_batch_from_before_the_clock_was_set_is_corrected_in_the_next_boot_too() {
     let own = &early.readings[1];
     assert!(late.readings.contains(own), "what the device stamped stays");
     assert_eq!(bench.poll(), None, "a board that is in 1970 again evicts nothing");
+    bench.close();
+
+    // On another machine, say.
+    let inspection = Inspection::open(dir.path(), Moment::of(NOW)).unwrap();
+    let mut found = Vec::new();
+    for folder in &inspection.generations {
+        let each = |_, batch| {
+            found.push(batch);
+            Ok::<_, Infallible>(())
+        };
+        let Ok(_) = inspection.read(folder, each, |fault| panic!("{fault:?}"));
+    }
+    assert_eq!(found, [(**late).clone()], "an export has the same times");
+    drop(inspection);
+    let mut bench = open(dir.path(), &board);
 
     // Eight days later, as it finds out.
     board.set(NOW + 8.0 * DAY);

@@ -8,7 +8,7 @@ use super::support::*;
 use crate::config::{SpoolSettings, WhenFull};
 use crate::core::batch::{Loss, LossReason};
 use crate::ports::{Spool, SpoolEvent};
-use crate::spool::disk;
+use crate::storage::disk;
 
 fn small() -> SpoolSettings {
     SpoolSettings { max_bytes: 2 << 20, ..settings() }

@@ -1,25 +1,22 @@
 //! A spool in a temporary folder, and what the tests ask of it.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::config::{Drain, SpoolSettings, WhenFull};
 use crate::core::batch::{Batch, Loss, Reading, Value};
 use crate::core::clock::Base;
 use crate::core::ids::{DeviceId, Position};
-use crate::metrics::Metrics;
-use crate::ports::{Clock, Health, Spool, SpoolEvent, lock};
+use crate::ports::{Clock, Health, Spool, SpoolEvent};
 use crate::spool::{SledSpool, SpoolError, open};
-
-/// How long anything may take on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) use crate::storage::testing::{Mount, PATIENCE, TestClock, copy, files};
 
 pub(super) fn settings() -> SpoolSettings {
     SpoolSettings {
         max_bytes: 64 * 1024 * 1024,
+        reserve: 0,
         // The batches of the tests are of 2025.
         max_age: Duration::from_secs(100 * 365 * 86400),
         when_full: WhenFull::DropOldest,
@@ -28,28 +25,12 @@ pub(super) fn settings() -> SpoolSettings {
     }
 }
 
-/// The wall clock, and how far it was set wrong.
-#[derive(Debug, Default)]
-pub(super) struct TestClock(Mutex<f64>);
-
-impl TestClock {
-    pub(super) fn set(&self, seconds: f64) {
-        *lock(&self.0) += seconds;
-    }
-}
-
-impl Clock for TestClock {
-    fn unix(&self) -> f64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        now.as_secs_f64() + *lock(&self.0)
-    }
-}
-
 /// An open spool with everything around it.
 pub(super) struct Bench {
     pub(super) spool: SledSpool,
     pub(super) health: Arc<Health>,
-    pub(super) metrics: Arc<Metrics>,
+    /// Records to publish, which do not count as events.
+    pub(super) reports: Vec<(u64, Loss)>,
     pub(super) next: Position,
 }
 
@@ -72,10 +53,9 @@ impl Bench {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SpoolError> {
         let health = Arc::new(Health::default());
-        let metrics = Arc::new(Metrics::new());
-        let spool = open(dir, settings, health.clone(), metrics.clone(), clock)?;
+        let spool = open(dir, settings, health.clone(), clock)?;
         let next = spool.opened().tail;
-        Ok(Self { spool, health, metrics, next })
+        Ok(Self { spool, health, reports: Vec::new(), next })
     }
 
     /// Adds a batch at the next position.
@@ -95,9 +75,14 @@ impl Bench {
     }
 
     pub(super) fn poll(&mut self) -> Option<SpoolEvent> {
-        match self.spool.poll_event(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(event) => Some(event),
-            Poll::Pending => None,
+        loop {
+            match self.spool.poll_event(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(SpoolEvent::Report { number, loss }) => {
+                    self.reports.push((number, loss));
+                }
+                Poll::Ready(event) => return Some(event),
+                Poll::Pending => return None,
+            }
         }
     }
 
@@ -210,62 +195,4 @@ pub(super) fn bulky(number: u64, bytes: usize) -> Batch {
     let mut batch = batch(number);
     batch.readings[0].value = Some(Value::Data(data.into()));
     batch
-}
-
-/// The files below `dir`, longest first, with their paths relative to it.
-pub(super) fn files(dir: &Path) -> Vec<PathBuf> {
-    fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { collect(&path, files) } else { files.push(path) }
-        }
-    }
-    let mut files = Vec::new();
-    collect(dir, &mut files);
-    files.sort();
-    files.into_iter().map(|path| path.strip_prefix(dir).unwrap().into()).collect()
-}
-
-pub(super) fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), &target).unwrap();
-        }
-    }
-}
-
-/// A mounted file system, unmounted at the end.
-pub(super) struct Mount {
-    pub(super) dir: PathBuf,
-}
-
-impl Mount {
-    /// None, with the reason printed, where this machine does not let us.
-    pub(super) fn new(dir: &Path, arguments: &[&str]) -> Option<Self> {
-        std::fs::create_dir_all(dir).unwrap();
-        let output = Command::new("mount").args(arguments).arg(dir).output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self { dir: dir.into() }),
-            Ok(output) => {
-                eprintln!("skipped: mount: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: mount: {error}");
-                None
-            }
-        }
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: whatever still holds a file in it ends with the test.
-        let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -50,6 +51,14 @@ impl Broker {
 
     /// Starts it again on the same port, with nothing remembered.
     pub(crate) async fn restart(&mut self) {
+        self.spawn();
+        let port = self.port;
+        until("mosquitto listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+            .await;
+    }
+
+    /// As [`Self::restart`], and does not wait.
+    pub(crate) fn spawn(&mut self) {
         self.kill();
         let log = self.dir.path().join("log");
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
@@ -64,9 +73,17 @@ impl Broker {
             .spawn()
             .expect("mosquitto starts; tests/run installs it");
         self.child = Some(child);
-        let port = self.port;
-        until("mosquitto listens", async || TcpStream::connect(("127.0.0.1", port)).await.is_ok())
-            .await;
+    }
+
+    /// Whether it was started and not ended by [`Self::kill`].
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), signal).unwrap();
     }
 }
 

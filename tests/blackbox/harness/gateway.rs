@@ -28,6 +28,8 @@ pub(crate) struct Gateway {
     /// The dashboard's port.
     pub(crate) dashboard: u16,
     environment: Vec<(String, PathBuf)>,
+    /// A library to load before all others.
+    pub(crate) preload: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -66,7 +68,7 @@ impl Setup {
     pub(crate) fn prepare(self) -> Gateway {
         let Self { dir, table, devices, dashboard } = self;
         std::fs::write(dir.path().join("tidegate.toml"), table.to_string()).unwrap();
-        Gateway { dir, devices, dashboard, environment: Vec::new(), child: None }
+        Gateway { dir, devices, dashboard, environment: Vec::new(), preload: None, child: None }
     }
 
     /// Starts it and waits until it is ready.
@@ -85,8 +87,7 @@ impl Gateway {
             if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
                 panic!("the gateway ended with {status}");
             }
-            let request = "GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
-            http::try_raw(self.dashboard, request).await.is_ok_and(|answer| answer.status == 200)
+            self.unready().await.is_none()
         })
         .await;
     }
@@ -94,6 +95,15 @@ impl Gateway {
     /// Sets a variable of its environment from the next start on.
     pub(crate) fn env(&mut self, name: &str, value: impl Into<PathBuf>) {
         self.environment.push((name.to_owned(), value.into()));
+    }
+
+    /// What `/readyz` says is wrong, also that nobody answers; `None` when it is ready.
+    pub(crate) async fn unready(&self) -> Option<String> {
+        let request = "GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
+        match http::try_raw(self.dashboard, request).await {
+            Ok(answer) => (answer.status != 200).then_some(answer.body),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     /// Starts it and does not wait.
@@ -129,12 +139,18 @@ impl Gateway {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().cloned());
+        command.envs(self.preload.iter().map(|library| ("LD_PRELOAD", library)));
         command
     }
 
     /// A device of this gateway, without credentials.
     pub(crate) fn device(&self, id: &str) -> Connector {
         Connector::new(self.devices, id)
+    }
+
+    /// Whether it was started and not ended by [`Self::kill`].
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Sends it a signal.

@@ -3,11 +3,12 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ciborium::Value;
 use tokio::task::JoinHandle;
 
+use super::books::{self, Accounts};
 use super::proxy::Witnessed;
 use super::{Connector, Device, FromGateway, Gateway, Proxy, readings, record, until};
 
@@ -28,6 +29,15 @@ struct Account {
     sent: u64,
     acked: u64,
     finish: bool,
+    paused: bool,
+    /// The longest that a batch has waited for its ACK, from when it was first sent.
+    slowest: Duration,
+}
+
+impl Account {
+    fn new(id: String) -> Self {
+        Self { id, sent: 0, acked: 0, finish: false, paused: false, slowest: Duration::ZERO }
+    }
 }
 
 /// What is left when everything has been compared.
@@ -45,7 +55,7 @@ impl Fleet {
         let devices: Vec<_> = (0..count)
             .map(|number| {
                 let id = format!("load-{number}");
-                Arc::new(Mutex::new(Account { id, sent: 0, acked: 0, finish: false }))
+                Arc::new(Mutex::new(Account::new(id)))
             })
             .collect();
         let tasks = devices
@@ -69,10 +79,59 @@ impl Fleet {
         self.devices.iter().map(|account| account.lock().unwrap().acked).sum()
     }
 
+    /// The longest wait for an ACK among those that came since the last call.
+    pub(crate) fn take_slowest(&self) -> Duration {
+        let taken =
+            self.devices.iter().map(|account| std::mem::take(&mut account.lock().unwrap().slowest));
+        taken.max().unwrap_or_default()
+    }
+
+    /// Sends nothing new, and waits until everything sent is acknowledged. Gives how many batches
+    /// that is.
+    pub(crate) async fn pause(&self) -> u64 {
+        for account in &self.devices {
+            account.lock().unwrap().paused = true;
+        }
+        until("every batch acknowledged", async || {
+            self.devices.iter().all(|account| {
+                let account = account.lock().unwrap();
+                account.acked == account.sent
+            })
+        })
+        .await;
+        self.acked()
+    }
+
+    /// Ends a pause.
+    pub(crate) fn resume(&self) {
+        for account in &self.devices {
+            account.lock().unwrap().paused = false;
+        }
+    }
+
     /// Waits until `more` further batches are acknowledged.
     pub(crate) async fn advance(&self, more: u64) {
         let goal = self.acked() + more;
         until(&format!("{goal} batches acknowledged"), async || self.acked() >= goal).await;
+    }
+
+    /// Sends nothing new, waits until everything sent is acknowledged, and gives the numbers.
+    pub(crate) async fn finish(self) -> Accounts {
+        for account in &self.devices {
+            account.lock().unwrap().finish = true;
+        }
+        for task in self.tasks {
+            super::within("every batch acknowledged", task).await.unwrap();
+        }
+        let numbers =
+            |account: &Account| books::Account { sent: account.sent, acked: account.acked };
+        let accounts = self.devices.iter().map(|account| account.lock().unwrap());
+        accounts.map(|account| (account.id.clone(), numbers(&account))).collect()
+    }
+
+    /// Whether `readings` are those of batch `seq`.
+    pub(crate) fn good(seq: u64, readings: &serde_json::Value) -> bool {
+        readings.as_array().is_some_and(|all| all.len() == 1) && readings[0]["v"] == value(seq)
     }
 
     /// Sends nothing new, waits until everything sent is acknowledged and until the broker has
@@ -169,8 +228,11 @@ fn value(seq: u64) -> f64 {
     seq as f64 + 0.25
 }
 
+/// Sent and not acknowledged: the number, and when it was sent first.
+type Unacked = VecDeque<(u64, Instant)>;
+
 async fn run(connector: Connector, account: Arc<Mutex<Account>>, pace: Duration) {
-    let mut unacked: VecDeque<u64> = VecDeque::new();
+    let mut unacked = VecDeque::new();
     loop {
         if let Ok(Ok(device)) = connector.attempt().await {
             if session(device, &account, &mut unacked, pace).await {
@@ -185,7 +247,7 @@ async fn run(connector: Connector, account: Arc<Mutex<Account>>, pace: Duration)
 async fn session(
     mut device: Device,
     account: &Mutex<Account>,
-    unacked: &mut VecDeque<u64>,
+    unacked: &mut Unacked,
     pace: Duration,
 ) -> bool {
     if device.try_send(&super::hello(Some(EPOCH), &[])).await.is_err() {
@@ -195,7 +257,7 @@ async fn session(
     let known = welcome.acked;
     assert!(known <= account.lock().unwrap().sent, "WELCOME acknowledges what was never sent");
     acknowledge(account, unacked, known);
-    for seq in unacked.clone() {
+    for (seq, _) in unacked.clone() {
         if device.try_send(&batch(seq)).await.is_err() {
             return false;
         }
@@ -203,11 +265,14 @@ async fn session(
     let mut tick = tokio::time::interval(pace);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let finish = account.lock().unwrap().finish;
+        let (finish, paused) = {
+            let account = account.lock().unwrap();
+            (account.finish, account.paused)
+        };
         if finish && unacked.is_empty() {
             return true;
         }
-        let room = !finish && (unacked.len() as u64) < welcome.window;
+        let room = !finish && !paused && (unacked.len() as u64) < welcome.window;
         tokio::select! {
             _ = tick.tick(), if room => {
                 let seq = {
@@ -215,12 +280,12 @@ async fn session(
                     account.sent += 1;
                     account.sent
                 };
-                unacked.push_back(seq);
+                unacked.push_back((seq, Instant::now()));
                 if device.try_send(&batch(seq)).await.is_err() {
                     return false;
                 }
             }
-            // Looks again at `finish` now and then.
+            // Looks again at what it is told now and then.
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
             message = device.receive() => match message {
                 FromGateway::Ack(seq) => acknowledge(account, unacked, seq),
@@ -231,11 +296,12 @@ async fn session(
     }
 }
 
-fn acknowledge(account: &Mutex<Account>, unacked: &mut VecDeque<u64>, seq: u64) {
+fn acknowledge(account: &Mutex<Account>, unacked: &mut Unacked, seq: u64) {
     let mut account = account.lock().unwrap();
     assert!(seq <= account.sent, "{}: ACK {seq} was never sent", account.id);
     account.acked = account.acked.max(seq);
-    while unacked.front().is_some_and(|first| *first <= seq) {
+    while let Some((_, sent)) = unacked.front().filter(|(first, _)| *first <= seq) {
+        account.slowest = account.slowest.max(sent.elapsed());
         unacked.pop_front();
     }
 }

@@ -5,8 +5,11 @@
 //! Every wait is for a condition and has a deadline; every process is ended when its owner is
 //! dropped, by its own handle; every server listens on 127.0.0.1.
 
+mod bench;
+mod books;
 mod broker;
 mod device;
+mod disk;
 mod gateway;
 mod http;
 mod load;
@@ -14,12 +17,15 @@ mod mqtt;
 mod proxy;
 mod subscriber;
 
+pub(crate) use bench::Bench;
+pub(crate) use books::{Account, Accounts, Books, drained};
 pub(crate) use broker::Broker;
 pub(crate) use ciborium::Value;
 pub(crate) use device::{Connector, Device, FromGateway, Refusal, hello, pack, readings, record};
+pub(crate) use disk::Disk;
 pub(crate) use gateway::{Gateway, Setup};
 pub(crate) use http::{Response, raw};
-pub(crate) use load::Fleet;
+pub(crate) use load::{Balance, Fleet};
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
 pub(crate) use subscriber::Subscriber;
 
@@ -28,6 +34,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// How long any single expectation may take. Generous, because the machine may be busy; nothing
 /// waits for it unless something is wrong.
@@ -95,4 +104,12 @@ pub(crate) fn as_floats(value: &serde_json::Value) -> serde_json::Value {
 /// How much more the long modes do.
 pub(crate) fn long_factor() -> usize {
     if std::env::var_os("TIDEGATE_LONG").is_some() { 20 } else { 1 }
+}
+
+/// Randomness that can be had again: the seed is printed, and taken from `TIDEGATE_SEED` if set.
+pub(crate) fn seeded() -> StdRng {
+    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| rand::rng().random());
+    eprintln!("TIDEGATE_SEED={seed}");
+    StdRng::seed_from_u64(seed)
 }

@@ -2,6 +2,7 @@
 //! faults that a broker killed or stopped cannot show.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -9,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::mqtt::{self, Packet, Publish};
-use super::{DEADLINE, until};
+use super::{DEADLINE, free_port, until};
 
 /// What the proxy does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(crate) enum Mode {
     HalfOpen,
     /// Closes every connection at once.
     Refuse,
+    /// Does not even listen, as a broker that is being restarted.
+    Away,
 }
 
 /// One PUBLISH of the gateway.
@@ -29,6 +32,8 @@ pub(crate) enum Mode {
 pub(crate) struct Witnessed {
     /// Counts the gateway's connections.
     pub(crate) connection: usize,
+    /// When it passed.
+    pub(crate) at: Instant,
     pub(crate) publish: Publish,
     /// The reason code of the broker's PUBACK. Noted even when it was swallowed.
     pub(crate) acked: Option<u8>,
@@ -62,14 +67,26 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// Starts one before the broker at `broker`.
     pub(crate) async fn start(broker: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // Not one from the kernel's range for outgoing connections: it is given up now and then.
+        let port = free_port();
+        let mut listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let mode = Arc::new(watch::Sender::new((Mode::Forward, 0)));
         let witnessed = Arc::new(Mutex::new(Vec::new()));
         let (count, connections) = watch::channel(0);
         let proxy = Self { port, mode: mode.clone(), witnessed: witnessed.clone(), connections };
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            let mut away = mode.subscribe();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => Some(accepted.unwrap().0),
+                    () = reached(&mut away, |mode| mode == Mode::Away) => None,
+                };
+                let Some(client) = accepted else {
+                    drop(listener);
+                    reached(&mut away, |mode| mode != Mode::Away).await;
+                    listener = bind_again(port).await;
+                    continue;
+                };
                 count.send_modify(|count| *count += 1);
                 let connection = *count.borrow();
                 let link =
@@ -115,6 +132,23 @@ impl Proxy {
     }
 }
 
+/// Waits for a mode that `fits`; for ever, once nobody can set one any more.
+async fn reached(mode: &mut watch::Receiver<(Mode, u64)>, fits: impl Fn(Mode) -> bool) {
+    if mode.wait_for(|(mode, _)| fits(*mode)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Listens at `port` as soon as that is possible.
+async fn bind_again(port: u16) -> TcpListener {
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)).await {
+            Ok(listener) => return listener,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Link {
     connection: usize,
@@ -126,7 +160,8 @@ impl Link {
     async fn run(mut self, client: TcpStream, broker: u16) {
         let mut mode = self.mode.clone();
         let (_, born) = *mode.borrow();
-        let ended = mode.wait_for(|(mode, cut)| *mode == Mode::Refuse || *cut != born);
+        let ended =
+            mode.wait_for(|(mode, cut)| matches!(*mode, Mode::Refuse | Mode::Away) || *cut != born);
         let work = async {
             self.ready().await;
             let Ok(server) = TcpStream::connect(("127.0.0.1", broker)).await else { return };
@@ -167,7 +202,8 @@ impl Link {
                 mqtt::CONNECT => drop(level.send(packet.level())),
                 mqtt::PUBLISH => {
                     let publish = packet.publish(*level.borrow());
-                    let seen = Witnessed { connection: self.connection, publish, acked: None };
+                    let at = Instant::now();
+                    let seen = Witnessed { connection: self.connection, at, publish, acked: None };
                     self.witnessed.lock().unwrap().push(seen);
                 }
                 _ => {}

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::process::{Process, await_port, free_port};
+use super::process::{Process, await_port, free_port};
 
 /// mosquitto with the given configuration.
 pub fn mosquitto(dir: &Path, name: &str, configuration: &str) -> Process {
@@ -14,9 +14,20 @@ pub fn mosquitto(dir: &Path, name: &str, configuration: &str) -> Process {
     )
 }
 
+/// Whether it can be started.
+pub fn is_installed() -> bool {
+    let mut help = Command::new("mosquitto");
+    help.arg("-h").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
 /// An upstream broker and its port.
 pub fn upstream(dir: &Path) -> (Process, u16) {
     let port = free_port();
+    (broker_at(dir, port), port)
+}
+
+/// An upstream broker at `port`.
+pub fn broker_at(dir: &Path, port: u16) -> Process {
     let process = mosquitto(
         dir,
         "upstream",
@@ -26,5 +37,5 @@ pub fn upstream(dir: &Path) -> (Process, u16) {
         ),
     );
     await_port(port);
-    (process, port)
+    process
 }

@@ -26,6 +26,13 @@ impl Process {
         ticks / 100.0
     }
 
+    /// Bytes that it has made dirty, in pages.
+    pub fn written_bytes(&self) -> u64 {
+        let io = self.read("io");
+        let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        line.expect("a Linux io").parse().unwrap()
+    }
+
     /// `VmRSS` or `VmHWM` in KiB.
     pub fn memory_kib(&self, what: &str) -> u64 {
         let status = self.read("status");

@@ -1,0 +1,5 @@
+mod basics;
+mod crash;
+mod damage;
+mod full_disk;
+mod support;

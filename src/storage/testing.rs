@@ -1,0 +1,160 @@
+//! What the tests of everything on the disk share: clocks, copies, mounted disks, power cuts.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::ports::{Clock, lock};
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The wall clock, and how far it was set wrong.
+#[derive(Debug, Default)]
+pub(crate) struct TestClock(Mutex<f64>);
+
+impl TestClock {
+    pub(crate) fn set(&self, seconds: f64) {
+        *lock(&self.0) += seconds;
+    }
+}
+
+impl Clock for TestClock {
+    fn unix(&self) -> f64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        now.as_secs_f64() + *lock(&self.0)
+    }
+}
+
+/// The files below `dir`, longest first, with their paths relative to it.
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
+    fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { collect(&path, files) } else { files.push(path) }
+        }
+    }
+    let mut files = Vec::new();
+    collect(dir, &mut files);
+    files.sort();
+    files.into_iter().map(|path| path.strip_prefix(dir).unwrap().into()).collect()
+}
+
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
+/// A mounted file system, unmounted at the end.
+pub(crate) struct Mount {
+    pub(crate) dir: PathBuf,
+}
+
+impl Mount {
+    /// None, with the reason printed, where this machine does not let us.
+    pub(crate) fn new(dir: &Path, arguments: &[&str]) -> Option<Self> {
+        std::fs::create_dir_all(dir).unwrap();
+        let output = Command::new("mount").args(arguments).arg(dir).output();
+        match output {
+            Ok(output) if output.status.success() => Some(Self { dir: dir.into() }),
+            Ok(output) => {
+                eprintln!("skipped: mount: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("skipped: mount: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Lazily: whatever still holds a file in it ends with the test.
+        let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
+    }
+}
+
+fn run(command: &mut Command) -> bool {
+    match command.output() {
+        Ok(output) if output.status.success() => true,
+        Ok(output) => {
+            let error = String::from_utf8_lossy(&output.stderr);
+            eprintln!("{command:?}: {}", error.trim());
+            false
+        }
+        Err(error) => {
+            eprintln!("{command:?}: {error}");
+            false
+        }
+    }
+}
+
+fn mount_image(image: &Path, dir: &Path) -> Option<Mount> {
+    let image = image.to_str().unwrap();
+    Mount::new(dir, &["-t", "ext4", "-o", "loop", image])
+}
+
+/// An ext4 in a file whose power can be cut.
+pub(crate) struct PowerDisk {
+    work: tempfile::TempDir,
+    mount: Option<Mount>,
+}
+
+impl PowerDisk {
+    /// None, with the reason printed, where this machine does not let us.
+    pub(crate) fn new() -> Option<Self> {
+        let work = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(work.path().join("image")).unwrap();
+        file.set_len(96 << 20).unwrap();
+        let mut disk = Self { work, mount: None };
+        let mut mkfs = Command::new("mkfs.ext4");
+        let made = run(mkfs.args(["-q", "-E", "lazy_itable_init=0"]).arg(disk.image()));
+        disk.mount = made.then(|| mount_image(&disk.image(), &disk.dir())).flatten();
+        if disk.mount.is_none() {
+            eprintln!("skipped: no ext4 to cut the power of");
+            return None;
+        }
+        Some(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.work.path().join("image")
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn dir(&self) -> PathBuf {
+        self.work.path().join("disk")
+    }
+
+    /// Shuts the file system down without its journal; false, with the reason printed, where that
+    /// cannot be done.
+    pub(crate) fn cut(&self) -> bool {
+        let helper = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/power_cut.py");
+        let cut = run(Command::new("python3").arg(&helper).arg(self.dir()));
+        if !cut {
+            eprintln!("skipped: the power cannot be cut here");
+        }
+        cut
+    }
+
+    /// Unmounts and mounts again; nobody may have a file open.
+    pub(crate) fn restart(&mut self) {
+        let mount = self.mount.take().unwrap();
+        // Not lazily: the same image is mounted again.
+        assert!(run(Command::new("umount").arg(&mount.dir)));
+        std::mem::forget(mount);
+        self.mount = mount_image(&self.image(), &self.dir());
+        assert!(self.mount.is_some());
+    }
+}
