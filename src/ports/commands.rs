@@ -142,7 +142,7 @@ impl CommandBook {
     }
 
     /// What has changed since there were `since` changes. Where that is longer ago than is
-    /// remembered, the newest [`CHANGES`] changes only: who needs all of them asks for all.
+    /// remembered, the newest 256 changes only: who needs all of them asks for all.
     #[must_use]
     pub fn news(&self, since: u64) -> CommandNews {
         let pages = lock(&self.pages);

@@ -10,7 +10,7 @@
 //! | `marks`, `tally` | the two small files beside the databases |
 //! | `losses`, `unpublished` | the records of what was lost, until they are published |
 //! | `ages` | how old a batch is, and of what time, when the clock was wrong |
-//! | [`storage`](crate::storage) | the database, finding values in its file, the lock, folders |
+//! | `storage` | the database, finding values in its file, the lock, folders |
 //! | [`inspect`] | reading the spool of a stopped gateway, damaged or not, and changing nothing |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
