@@ -157,7 +157,8 @@ async fn a_response_topic_that_cannot_be_published_on_is_left_out() {
     let (_broker, gateway, mut requester) = start(|setup| setup).await;
     let (mut device, _) = gateway.device("kiln-3").open(Some(1)).await;
     let own = results_of("kiln-4");
-    for (n, topic) in [own.as_str(), "tidegate/gw-test/status", "$SYS/x"].into_iter().enumerate() {
+    let topics = [own.as_str(), "tidegate/gw-test/status", "$SYS/x", "answers/#", "answers/+/x"];
+    for (n, topic) in topics.into_iter().enumerate() {
         let id = format!("r{n}");
         requester.ask_for("kiln-3", &json!({"name": "identify", "id": id}), topic).await;
         device.asked_for(&id).await;
