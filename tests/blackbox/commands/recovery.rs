@@ -147,6 +147,26 @@ async fn what_must_not_be_sent_twice_is_not_over_any_crash_or_connection() {
 }
 
 #[tokio::test]
+async fn a_crash_at_the_moment_of_its_arrival_does_not_make_it_come_twice() {
+    let mut bench = Bench::start(|setup| setup).await;
+    let mut device = connect(&bench.gateway, "kiln-3").await;
+    for round in 0..8 {
+        let id = format!("c{round}");
+        let request = json!({"name": "fire", "id": id, "redeliver": false, "ttl": 600});
+        bench.gateway.ask("kiln-3", &request).await;
+        // Whatever is not on the disk now is gone.
+        device.asked_for(&id).await;
+        bench.gateway.kill();
+        bench.gateway.start().await;
+        device = connect(&bench.gateway, "kiln-3").await;
+    }
+    // It comes after all that might come before it.
+    bench.gateway.ask("kiln-3", &json!({"name": "fire", "id": "last"})).await;
+    device.asked_for("last").await;
+    assert_eq!(bench.gateway.commands("?state=delivered").await.len(), 9);
+}
+
+#[tokio::test]
 async fn requests_over_mqtt_survive_crashes_at_any_moment_and_are_not_doubled() {
     let mut rng = seeded();
     let mut bench = Bench::start(|setup| setup).await;
