@@ -342,13 +342,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             }
             // The spool has said why in the log.
             SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
-            SpoolEvent::Full(true) => {
-                self.shared.health.set_spool(|spool| spool.full = true);
-                tracing::warn!("the spool is full: devices are held back until there is room");
-            }
-            SpoolEvent::Full(false) => {
-                self.shared.health.set_spool(|spool| spool.full = false);
-                tracing::info!("the spool has room again");
+            SpoolEvent::Full(full) => {
+                self.shared.health.set_spool(|spool| spool.full = full);
             }
         }
     }

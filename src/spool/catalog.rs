@@ -47,6 +47,8 @@ use crate::core::ids::{DeviceId, Position};
 use crate::storage::disk::Lock;
 use crate::storage::store::StoreError;
 
+/// Generations that one load reads from at most: each costs a scan, and meanwhile nothing is committed.
+const LOADED: usize = 32;
 /// Bytes of memory for batches that are read back to be counted or written again.
 const COUNTING: usize = 256 * 1024;
 
@@ -378,7 +380,8 @@ impl Catalog {
         self.lock = Some(lock);
     }
 
-    /// Reads batches from `from` on, about `max_bytes` of memory, and what is lost among them.
+    /// Reads batches from `from` on, about `max_bytes` of memory and from [`LOADED`] generations at
+    /// most, and what is lost among them.
     ///
     /// # Errors
     /// When the disk refuses in a way that may pass and nothing could be read.
@@ -394,7 +397,9 @@ impl Catalog {
         let mut left = max_bytes.max(1);
         let mut last = None;
         let skipped = self.generations.partition_point(|g| g.end <= loaded.next);
-        for (index, generation) in self.generations.iter_mut().enumerate().skip(skipped) {
+        for (index, generation) in
+            self.generations.iter_mut().enumerate().skip(skipped).take(LOADED)
+        {
             let begin = loaded.next.max(generation.first);
             match generation.load(begin, head, left, &mut loaded.batches) {
                 Ok((next, taken)) => {

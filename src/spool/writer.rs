@@ -335,9 +335,7 @@ impl Writer {
             self.now = self.started.elapsed();
             self.pending_since = self.now;
         }
-        if self.full.take().is_some() {
-            self.send(SpoolEvent::Full(false));
-        }
+        self.unblock();
         if self.stalled.is_some_and(|retry| retry <= self.now) {
             // Nothing is left to write; whether it would work shows with the next batch.
             self.resume();
@@ -380,7 +378,7 @@ impl Writer {
                     if self.full.replace(before).is_none() {
                         tracing::warn!(
                             bytes = before,
-                            "the spool is full: devices are not read from until there is room"
+                            "the spool is full: devices are held back until there is room"
                         );
                         self.send(SpoolEvent::Full(true));
                     }
@@ -388,11 +386,16 @@ impl Writer {
                 }
             }
         }
-        if self.full.take().is_some() {
-            self.send(SpoolEvent::Full(false));
-        }
+        self.unblock();
         self.respect_reserve(need, wall)?;
         Ok(true)
+    }
+
+    fn unblock(&mut self) {
+        if self.full.take().is_some() {
+            tracing::info!("the spool has room again: devices are read from");
+            self.send(SpoolEvent::Full(false));
+        }
     }
 
     fn evict(&mut self, reason: LossReason, wall: f64) -> Result<(), String> {
