@@ -7,6 +7,7 @@
 
 mod commands;
 mod losses;
+mod suspects;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -305,11 +306,11 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
-                self.commands.uplink_up();
+                self.commands.uplink_up(failed_attempts);
             }
             UplinkEvent::Down { cause, .. } => {
                 self.reports.disconnected();
-                self.commands.uplink_down();
+                self.commands.uplink_down(cause);
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
