@@ -58,7 +58,6 @@ struct Writer {
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     /// Versions that are durable and were not asked to be forgotten.
     durable: BTreeMap<u64, u32>,
-    /// The child hears late that something was durable: it may have asked to forget it by then.
     forgotten: BTreeSet<u64>,
     count: usize,
     said: String,
@@ -85,6 +84,7 @@ impl Writer {
         match words[..] {
             ["durable", number, version] => {
                 let (number, version) = (number.parse().unwrap(), version.parse().unwrap());
+                // The report of a write may come after the command was given up again.
                 if !self.forgotten.contains(&number) {
                     self.durable.insert(number, version);
                 }
@@ -92,8 +92,8 @@ impl Writer {
             }
             ["forget", number] => {
                 let number = number.parse().unwrap();
-                self.forgotten.insert(number);
                 self.durable.remove(&number);
+                self.forgotten.insert(number);
             }
             _ => {
                 self.said.push_str(&line);
