@@ -435,3 +435,7 @@ fn to(response: Response, answer: &serde_json::Value) -> Message {
         content_type: Some("application/json"),
     }
 }
+
+#[cfg(test)]
+#[path = "commands_tests.rs"]
+mod tests;

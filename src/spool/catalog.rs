@@ -21,7 +21,8 @@
 //!
 //! Every start of the gateway begins a new one, so a machine that is switched off a thousand times
 //! during an outage has a thousand small folders. They are bounded by `spool.max_bytes`, as each
-//! takes about 20 KiB and counts with what it takes; they are not merged. What is asked with every
+//! takes about 50 KiB and counts with what it takes; they are not merged. Reading and deleting takes a few
+//! milliseconds for each, however many there are; a load reads from [`LOADED`] of them at most. What is asked with every
 //! commit is summed up once and kept ([`Sums`]); what is read at the start is one summary for each
 //! (10 000 folders: 1.3 s, unoptimised, with a warm cache).
 
