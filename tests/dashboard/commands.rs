@@ -266,12 +266,19 @@ fn what_is_no_request_is_refused_before_the_engine_sees_it() {
 }
 
 #[test]
-fn a_body_beyond_all_bounds_is_413_and_not_read() {
+fn a_body_beyond_all_bounds_is_413_before_it_has_all_come() {
     let mut desk = Desk::start();
-    let body = "x".repeat(20_000);
-    let answer = desk.refused(KILN, "", &body);
-    assert_eq!(answer.status, 413);
-    assert!(answer.error().contains("over 10240 bytes"), "{}", answer.error());
+    let mut stream = TcpStream::connect(desk.gateway.address()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let head = format!("POST {KILN} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&[b'x'; 10_241]).unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
+    assert!(text.contains("over 10240 bytes"), "{text}");
+    assert!(desk.requests.try_recv().is_err());
 }
 
 #[test]
@@ -374,6 +381,7 @@ async fn told(feed: &mut Feeding) -> Json {
 #[tokio::test]
 async fn the_feed_tells_of_every_change_to_those_who_follow_the_device() {
     let desk = Desk::start();
+    desk.put(&record(0, "a", "before anyone watched"));
     let mut all = desk.gateway.watch("/api/v1/stream").await;
     let mut one = desk.gateway.watch("/api/v1/stream?device=b").await;
     let mut by_name = desk.gateway.watch("/api/v1/stream?device=b&name=x").await;
