@@ -7,6 +7,7 @@
 
 use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -123,7 +124,7 @@ impl Gateway {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let wear = Arc::new(Wear::new(clock.clone()));
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
@@ -133,14 +134,7 @@ impl Gateway {
 
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
-        let publisher = MqttPublisher::new(
-            &settings.mqtt,
-            &settings.gateway.id,
-            health.clone(),
-            metrics.clone(),
-            clock.clone(),
-        )?
-        .taking_requests();
+        let publisher = uplink(&settings, &health, &metrics, &clock)?;
         let listener = Listener::bind(&settings.devices)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
@@ -207,16 +201,7 @@ impl Gateway {
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
-        tracing::info!(
-            gateway = settings.gateway.id,
-            version = env!("CARGO_PKG_VERSION"),
-            devices = %device_address,
-            dashboard = %dashboard.local_addr(),
-            broker = format!("{}:{}", settings.mqtt.host, settings.mqtt.port),
-            data_dir = %settings.gateway.data_dir.display(),
-            "listening"
-        );
-        notify::ready("listening");
+        announce(&settings, device_address, dashboard.local_addr());
         Ok(Self {
             settings,
             registry,
@@ -335,6 +320,31 @@ fn open_spool(
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
     Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+}
+
+fn uplink(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<MqttPublisher, UplinkError> {
+    let id = &settings.gateway.id;
+    let (health, metrics, clock) = (health.clone(), metrics.clone(), clock.clone());
+    Ok(MqttPublisher::new(&settings.mqtt, id, health, metrics, clock)?.taking_requests())
+}
+
+/// Tells the log and the service manager where everything is.
+fn announce(settings: &Settings, devices: SocketAddr, dashboard: SocketAddr) {
+    tracing::info!(
+        gateway = settings.gateway.id,
+        version = env!("CARGO_PKG_VERSION"),
+        %devices,
+        %dashboard,
+        broker = format!("{}:{}", settings.mqtt.host, settings.mqtt.port),
+        data_dir = %settings.gateway.data_dir.display(),
+        "listening"
+    );
+    notify::ready("listening");
 }
 
 /// What a device may be sent: where devices need no credentials, one that is not registered may be

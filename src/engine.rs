@@ -21,7 +21,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, timeout_at};
 
-use crate::core::batch::{Loss, value_weight};
+use crate::core::batch::{Batch, Loss, value_weight};
+use crate::core::clock::is_set;
 use crate::core::command::{Answered, Now};
 use crate::core::delivery::{Action, Delivery, LostLink, Path, Settings};
 use crate::core::ids::{DeviceId, SessionId};
@@ -46,6 +47,10 @@ const TURNS_PER_POLL: usize = 8;
 const TICK: Duration = Duration::from_millis(500);
 /// How long a stopping engine waits for PUBACKs before it spools what is in flight.
 const LAST_ACKS: Duration = Duration::from_secs(2);
+
+/// Where epochs are drawn by lot: after all milliseconds since 1970 up to the year 2100, and exact in
+/// a reader whose numbers are floats.
+const LOTS: std::ops::Range<u64> = 1 << 42..1 << 52;
 
 /// What the engine works with besides the uplink and the spool.
 pub struct Shared {
@@ -357,12 +362,21 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     fn perform(&mut self) {
         let now = self.now();
         let metrics = self.shared.metrics.clone();
+        let base = self.shared.clock.moment().base;
         let mut freed = 0;
         let mut losses = Vec::new();
         for action in self.delivery.actions() {
             match action {
                 Action::Publish { token, batch, spooled } => {
-                    self.publisher.publish(token, &batch, spooled);
+                    match batch.base.correction(batch.received, &base) {
+                        None => self.publisher.publish(token, &batch, spooled),
+                        Some(shift) => {
+                            // The clock was set after it came.
+                            let mut corrected = Batch::clone(&batch);
+                            corrected.correct(shift);
+                            self.publisher.publish(token, &corrected, spooled);
+                        }
+                    }
                 }
                 Action::Append { position, batch } => self.spool.append(position, batch),
                 Action::Load { from, max_bytes } => self.spool.load(from, max_bytes),
@@ -429,16 +443,21 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
         self.publisher.announce(Announcement { topic, payload, retain });
     }
 
-    /// An epoch for a connection that named none: unique and growing, also over restarts as long
-    /// as the clock does not go back.
+    /// An epoch for a connection that named none: unique, and growing while the process lives and
+    /// over restarts as long as the clock does not go back. Where the clock was not set at the start
+    /// it is drawn by lot, or a board that starts in 1970 every time would draw the same ones again.
     fn draw_epoch(&mut self) -> u64 {
+        let now = self.shared.clock.unix();
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "milliseconds since 1970 fit, and a clock before it gives 0"
+            reason = "milliseconds since 1970 fit"
         )]
-        let milliseconds = (self.shared.clock.unix() * 1000.0) as u64;
-        self.last_epoch = milliseconds.max(self.last_epoch + 1);
+        let earliest = match self.last_epoch {
+            0 if !is_set(now) => rand::random_range(LOTS),
+            _ => (now * 1000.0) as u64,
+        };
+        self.last_epoch = earliest.max(self.last_epoch + 1);
         self.last_epoch
     }
 

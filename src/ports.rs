@@ -15,12 +15,16 @@ use std::task::{Context, Poll};
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use crate::core::batch::{Batch, Loss};
-use crate::core::command::{Kept, Record};
+use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, Position, SessionId};
 
 mod commands;
+mod health;
 
-pub use commands::{CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender};
+pub use commands::{
+    CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender, Ledger, LedgerEvent,
+};
+pub use health::{Health, LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -468,42 +472,6 @@ pub enum SpoolEvent {
     Full(bool),
 }
 
-// ---------------------------------------------------------------- engine ↔ ledger
-
-/// The engine's end of the ledger of commands. Calls return at once; a thread does the work.
-pub trait Ledger {
-    /// What was found on opening. Only the first call has it.
-    fn kept(&mut self) -> Kept;
-
-    /// Writes a command as it is now. [`LedgerEvent::Durable`] follows once that, or a later version,
-    /// has reached the disk. Changes that come while a commit is running share the next one.
-    fn persist(&mut self, record: Arc<Record>);
-
-    /// Deletes the command of this number, also where it is not written yet.
-    fn forget(&mut self, number: u64);
-
-    /// The next event, if any. Called until `Pending`.
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LedgerEvent>;
-
-    /// Commits what waits and stops the thread.
-    fn close(&mut self) -> impl Future<Output = ()>;
-}
-
-/// What the ledger reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LedgerEvent {
-    /// These versions of these commands have reached the disk: `(number, version)`.
-    Durable(Vec<(u64, u32)>),
-    /// The disk cannot be written. The thread tries again by itself; nothing that was handed over is
-    /// dropped.
-    Stalled {
-        /// What the operator must know.
-        reason: String,
-    },
-    /// Writing works again.
-    Resumed,
-}
-
 // ---------------------------------------------------------------- engine → dashboards
 
 /// Where the engine and the listener show what happens. Never blocks for long, never pushes back.
@@ -537,107 +505,10 @@ pub struct DeviceFacts {
 pub trait Clock: Send + Sync {
     /// Unix time in seconds.
     fn unix(&self) -> f64;
-}
 
-// ---------------------------------------------------------------- shared state for status pages
-
-/// The gateway's state as `/api/v1/status` shows it; written by the engine and the spool.
-#[derive(Debug, Default)]
-pub struct Health {
-    uplink: Mutex<UplinkHealth>,
-    spool: Mutex<SpoolHealth>,
-    ledger: Mutex<LedgerHealth>,
-}
-
-/// The uplink's part.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct UplinkHealth {
-    /// Where the connection stands.
-    pub state: UplinkState,
-    /// Since when: Unix time in seconds.
-    pub since: f64,
-    /// Why it last failed.
-    pub last_error: Option<String>,
-}
-
-/// Where the connection to the broker stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum UplinkState {
-    /// PUBACKs may come.
-    Connected,
-    /// On the way, for the first time or again.
-    #[default]
-    Connecting,
-    /// Lost, waiting before the next attempt.
-    Disconnected,
-}
-
-/// The spool's part.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct SpoolHealth {
-    /// Whether it is open for use.
-    pub open: bool,
-    /// Why it cannot be written now.
-    pub fault: Option<String>,
-    /// Batches waiting.
-    pub batches: u64,
-    /// Readings in them.
-    pub readings: u64,
-    /// What the disk holds, in bytes.
-    pub bytes: u64,
-    /// The setting.
-    pub max_bytes: u64,
-    /// The setting, in seconds; none before the spool is open.
-    pub max_age: Option<f64>,
-    /// What the file system leaves to it, in bytes, where that is known.
-    pub room: Option<u64>,
-    /// There is no room, and devices are held back until there is (`when_full = "block"`).
-    pub full: bool,
-    /// When the oldest batch was received: Unix time in seconds.
-    pub oldest: Option<f64>,
-    /// Readings lost since the start.
-    pub lost_readings: u64,
-}
-
-/// The part of the ledger of commands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LedgerHealth {
-    /// Whether it is open for use.
-    pub open: bool,
-    /// Why it cannot be written now.
-    pub fault: Option<String>,
-    /// Damaged databases that were found since the start.
-    pub damaged: u64,
-}
-
-impl Health {
-    /// Changes the ledger's part.
-    pub fn set_ledger(&self, change: impl FnOnce(&mut LedgerHealth)) {
-        change(&mut lock(&self.ledger));
-    }
-
-    /// The ledger's part.
-    pub fn ledger(&self) -> LedgerHealth {
-        lock(&self.ledger).clone()
-    }
-
-    /// Changes the uplink's part.
-    pub fn set_uplink(&self, change: impl FnOnce(&mut UplinkHealth)) {
-        change(&mut lock(&self.uplink));
-    }
-
-    /// Changes the spool's part.
-    pub fn set_spool(&self, change: impl FnOnce(&mut SpoolHealth)) {
-        change(&mut lock(&self.spool));
-    }
-
-    /// The uplink's part.
-    pub fn uplink(&self) -> UplinkHealth {
-        lock(&self.uplink).clone()
-    }
-
-    /// The spool's part.
-    pub fn spool(&self) -> SpoolHealth {
-        lock(&self.spool).clone()
+    /// The same, with what tells one setting of the clock from another. A clock that cannot tell
+    /// need not: then nothing is ever corrected.
+    fn moment(&self) -> Moment {
+        Moment::of(self.unix())
     }
 }

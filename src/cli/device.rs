@@ -65,7 +65,7 @@ enum Command {
 /// Changes or lists the registry that the configuration names.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let registry = args.config.settings()?.devices.registry;
-    let now = SystemClock.unix();
+    let now = SystemClock::new().unix();
     match args.command {
         Command::Add { id, readings, commands } => {
             let mut editor = Editor::open(&registry)?;

@@ -11,6 +11,8 @@ use clap::Subcommand;
 use super::ConfigFile;
 use super::words::grouped;
 use crate::config::Settings;
+use crate::host::clock::SystemClock;
+use crate::ports::Clock;
 use crate::spool::inspect::{Fault, Inspection};
 
 /// Arguments of `tidegate spool`.
@@ -42,7 +44,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let data_dir = args.data_dir.as_ref().or(settings.as_ref().map(|s| &s.gateway.data_dir));
     let Some(data_dir) = data_dir else { anyhow::bail!("no data folder is known") };
-    let inspection = Inspection::open(data_dir)?;
+    let inspection = Inspection::open(data_dir, SystemClock::new().moment())?;
     for note in &inspection.notes {
         eprintln!("tidegate: {note}");
     }

@@ -113,6 +113,7 @@ pub fn reading(name: &str, unit: &str, value: f64, time: f64) -> Reading {
         sum: None,
         time,
         update_time: None,
+        relative: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use compact_str::CompactString;
 
+use super::clock::Base;
 use super::ids::DeviceId;
 
 /// The value of a reading (RFC 8428 section 4.2).
@@ -32,6 +33,9 @@ pub struct Reading {
     pub time: f64,
     /// `ut`: seconds until the next value of this name at the latest.
     pub update_time: Option<f64>,
+    /// Whether `time` was counted from the gateway's clock when the batch was received, because
+    /// the device gave none or one relative to now (RFC 8428 section 4.5.3).
+    pub relative: bool,
 }
 
 /// One READINGS message of one device, resolved.
@@ -46,11 +50,27 @@ pub struct Batch {
     pub seq: Option<u64>,
     /// When the gateway received it: Unix time in seconds.
     pub received: f64,
+    /// Which wall clock `received` and the times of relative readings were taken from.
+    pub base: Base,
+    /// By how many seconds these were corrected since, because that clock was set; 0 if not.
+    pub shift: f64,
     /// The readings, in chronological order.
     pub readings: Vec<Reading>,
 }
 
 impl Batch {
+    /// Adds `shift` seconds to every time that was taken from the gateway's clock. What the device
+    /// stamped itself stays as it is.
+    pub fn correct(&mut self, shift: f64) {
+        self.received += shift;
+        self.base.offset += shift;
+        self.shift += shift;
+        for reading in self.readings.iter_mut().filter(|reading| reading.relative) {
+            reading.time += shift;
+        }
+        sort(&mut self.readings);
+    }
+
     /// Bytes of memory this batch holds, near enough to bound queues with.
     #[must_use]
     pub fn weight(&self) -> usize {
@@ -72,6 +92,13 @@ impl Batch {
             })
             .sum();
         size_of::<Self>() + readings
+    }
+}
+
+/// Puts `readings` in chronological order; those of one time keep theirs.
+pub fn sort(readings: &mut [Reading]) {
+    if !readings.is_sorted_by(|a, b| a.time <= b.time) {
+        readings.sort_by(|a, b| a.time.total_cmp(&b.time));
     }
 }
 
@@ -187,5 +214,38 @@ impl LossReason {
             Self::Corrupt => "corrupt",
             Self::Refused => "refused",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(name: &str, time: f64, relative: bool) -> Reading {
+        let value = Some(Value::Bool(true));
+        Reading {
+            name: name.into(),
+            unit: None,
+            value,
+            sum: None,
+            time,
+            update_time: None,
+            relative,
+        }
+    }
+
+    #[test]
+    fn a_correction_moves_what_the_gateway_stamped_and_nothing_else() {
+        let device = DeviceId::new("a").unwrap();
+        let base = Base { boot: 7, offset: 10.0 };
+        let readings = vec![reading("now", 100.0, true), reading("own", 1_000_000.0, false)];
+        let mut batch =
+            Batch { device, epoch: 1, seq: Some(1), received: 100.0, base, shift: 0.0, readings };
+        batch.correct(2_000_000.0);
+        batch.correct(-1.0);
+        assert_eq!((batch.received, batch.shift), (2_000_099.0, 1_999_999.0));
+        assert_eq!(batch.base, Base { boot: 7, offset: 2_000_009.0 });
+        let times: Vec<_> = batch.readings.iter().map(|r| (r.name.as_str(), r.time)).collect();
+        assert_eq!(times, [("own", 1_000_000.0), ("now", 2_000_099.0)], "in order again");
     }
 }

@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod batch;
 mod cbor;
+pub mod clock;
 pub mod command;
 pub mod delivery;
 pub mod forecast;

@@ -28,7 +28,8 @@ use super::batch::{Batch, Reading, Value};
 ///  "readings":[{"n":"temperature","u":"Cel","v":21.5,"t":1763800000.0}]}
 /// ```
 ///
-/// in one line, with `"spooled":true` before `readings` when the batch waited in the spool.
+/// in one line, with `"spooled":true` before `readings` when the batch waited in the spool, and
+/// `"clock_shift":seconds` after it when times were corrected ([`Batch::shift`]).
 pub fn write_json(out: &mut BytesMut, gateway: &str, batch: &Batch, spooled: bool) {
     out.reserve(160 + 64 * batch.readings.len());
     out.put_slice(b"{\"gateway\":");
@@ -44,6 +45,10 @@ pub fn write_json(out: &mut BytesMut, gateway: &str, batch: &Batch, spooled: boo
     write_scalar(out, &batch.received);
     if spooled {
         out.put_slice(b",\"spooled\":true");
+    }
+    if is_corrected(batch) {
+        out.put_slice(b",\"clock_shift\":");
+        write_scalar(out, &batch.shift);
     }
     out.put_slice(b",\"readings\":");
     write_senml_json(out, &batch.readings);
@@ -115,11 +120,12 @@ pub fn write_value(out: &mut BytesMut, reading: &Reading) {
 }
 
 /// What the forms without an envelope carry beside the payload, as MQTT 5 user properties:
-/// `gateway`, `device`, `epoch`, `seq` (left out where there is none), `received`, and `spooled`
-/// with the value `true` for a batch that waited in the spool.
+/// `gateway`, `device`, `epoch`, `seq` (left out where there is none), `received`, `spooled`
+/// with the value `true` for a batch that waited in the spool, and `clock_shift` for one whose times
+/// were corrected.
 #[must_use]
 pub fn properties(gateway: &str, batch: &Batch, spooled: bool) -> Vec<(String, String)> {
-    let mut properties = Vec::with_capacity(6);
+    let mut properties = Vec::with_capacity(7);
     let mut add = |key: &str, value: String| properties.push((key.to_owned(), value));
     add("gateway", gateway.to_owned());
     add("device", batch.device.as_str().to_owned());
@@ -132,7 +138,14 @@ pub fn properties(gateway: &str, batch: &Batch, spooled: bool) -> Vec<(String, S
     if spooled {
         add("spooled", "true".to_owned());
     }
+    if is_corrected(batch) {
+        add("clock_shift", format!("{:?}", batch.shift));
+    }
     properties
+}
+
+fn is_corrected(batch: &Batch) -> bool {
+    batch.shift.abs() > 0.0
 }
 
 /// A JSON string. Most names and units need no escaping; `serde_json` does the rest.
@@ -171,6 +184,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::core::clock::Base;
     use crate::core::ids::DeviceId;
 
     fn reading(name: &str, value: Option<Value>) -> Reading {
@@ -181,6 +195,7 @@ mod tests {
             sum: None,
             time: 1_763_800_000.0,
             update_time: None,
+            relative: false,
         }
     }
 
@@ -190,11 +205,21 @@ mod tests {
             epoch: 7,
             seq: Some(42),
             received: 1_763_800_000.125,
+            base: Base::default(),
+            shift: 0.0,
             readings: vec![Reading {
                 unit: Some("Cel".into()),
                 ..reading("temperature", Some(Value::Number(21.5)))
             }],
         }
+    }
+
+    /// Received and stamped two seconds after 1970, by a clock that was set afterwards.
+    fn corrected_batch() -> Batch {
+        let mut batch = Batch { received: 2.125, ..contract_batch() };
+        batch.readings = vec![Reading { time: 2.0, relative: true, ..batch.readings.remove(0) }];
+        batch.correct(1_763_800_000.0);
+        batch
     }
 
     /// Every kind of value and every optional field.
@@ -242,6 +267,7 @@ mod tests {
     fn the_json_form_is_frozen() {
         golden("batch.json", &text(|out| write_json(out, "gw-1", &contract_batch(), false)));
         golden("spooled.json", &text(|out| write_json(out, "gw-1", &contract_batch(), true)));
+        golden("corrected.json", &text(|out| write_json(out, "gw-1", &corrected_batch(), true)));
         golden("rich.json", &text(|out| write_json(out, "gw \"1\"", &rich_batch(), false)));
     }
 
@@ -270,6 +296,7 @@ mod tests {
             lines.concat()
         };
         golden("batch.properties", &lines(properties("gw-1", &contract_batch(), true)));
+        golden("corrected.properties", &lines(properties("gw-1", &corrected_batch(), true)));
         golden("rich.properties", &lines(properties("gw-1", &rich_batch(), false)));
     }
 

@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use super::batch::{Batch, Reading};
+use super::clock::Moment;
 use super::frame::{DeviceMessage, Hello};
 use super::ids::DeviceId;
 use super::policy::Permissions;
@@ -139,7 +140,7 @@ impl Session {
         &self.device
     }
 
-    /// Judges one binary message, which arrived at `received` (Unix time in seconds).
+    /// Judges one binary message, which arrived at `now`.
     ///
     /// # Errors
     /// When the session must end: the message came out of turn (1002), is none (1007), or is over
@@ -147,7 +148,7 @@ impl Session {
     pub fn receive(
         &mut self,
         message: &[u8],
-        received: f64,
+        now: &Moment,
         rules: &Rules,
         permissions: &Permissions,
     ) -> Result<Step, Close> {
@@ -166,7 +167,7 @@ impl Session {
                 Err(Close::new(OUT_OF_TURN, "the first message must be HELLO"))
             }
             (DeviceMessage::Readings { seq, pack }, Phase::Open) => {
-                Ok(self.readings(seq, pack, received, rules, permissions))
+                Ok(self.readings(seq, pack, now, rules, permissions))
             }
             (DeviceMessage::Result { id, ok, value }, Phase::Open) => {
                 Ok(Step::Result { id, ok, value })
@@ -207,14 +208,15 @@ impl Session {
         &mut self,
         seq: Option<u64>,
         pack: &[u8],
-        received: f64,
+        now: &Moment,
         rules: &Rules,
         permissions: &Permissions,
     ) -> Step {
-        let step = match self.resolve(pack, received, rules, permissions) {
+        let step = match self.resolve(pack, now, rules, permissions) {
             Ok(readings) => {
                 let (device, epoch) = (self.device.clone(), self.epoch);
-                Step::Submit(Batch { device, epoch, seq, received, readings })
+                let (received, base) = (now.unix, now.base);
+                Step::Submit(Batch { device, epoch, seq, received, base, shift: 0.0, readings })
             }
             Err(reject) => Step::Reject { seq, reject },
         };
@@ -228,11 +230,14 @@ impl Session {
     fn resolve(
         &self,
         pack: &[u8],
-        received: f64,
+        now: &Moment,
         rules: &Rules,
         permissions: &Permissions,
     ) -> Result<Vec<Reading>, Reject> {
-        let readings = senml::resolve(pack, &self.device, received, &rules.limits)?;
+        // A clock that is behind must not refuse what it will find right once it is set.
+        let max_ahead = rules.limits.max_ahead + now.lag;
+        let limits = Limits { max_ahead, ..rules.limits };
+        let readings = senml::resolve(pack, &self.device, now.unix, &limits)?;
         permissions.check(&readings)?;
         Ok(readings)
     }
@@ -335,13 +340,18 @@ mod tests {
     }
 
     fn readings(seq: Option<u64>, name: &str) -> Vec<u8> {
+        readings_at(seq, name, NOW)
+    }
+
+    fn readings_at(seq: Option<u64>, name: &str, time: f64) -> Vec<u8> {
         let reading = Reading {
             name: name.into(),
             unit: None,
             value: Some(Value::Number(1.0)),
             sum: None,
-            time: NOW,
+            time,
             update_time: None,
+            relative: false,
         };
         DeviceMessage::Readings { seq, pack: &senml::encode(&[reading]) }.encode()
     }
@@ -367,7 +377,7 @@ mod tests {
     }
 
     fn receive(session: &mut Session, message: &[u8]) -> Result<Step, Close> {
-        session.receive(message, NOW, &rules(), &Permissions::default())
+        session.receive(message, &Moment::of(NOW), &rules(), &Permissions::default())
     }
 
     fn code(outcome: Result<Step, Close>) -> u16 {
@@ -406,11 +416,24 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_may_be_behind_refuses_no_time_that_it_may_find_right_later() {
+        let ahead = readings_at(Some(1), "temperature", NOW + 80_000.0);
+        let judge = |lag: f64| {
+            let now = Moment { lag, ..Moment::of(NOW) };
+            open().receive(&ahead, &now, &rules(), &Permissions::default())
+        };
+        assert!(matches!(judge(0.0), Ok(Step::Reject { .. })));
+        assert!(matches!(judge(86_400.0), Ok(Step::Submit(_))));
+        assert!(matches!(judge(f64::INFINITY), Ok(Step::Submit(_))));
+    }
+
+    #[test]
     fn a_name_not_permitted_refuses_the_batch() {
         let only = vec![Pattern::new("temp*").unwrap()];
         let permissions = Permissions { readings: only, commands: Vec::new() };
         let mut session = open();
-        let outcome = session.receive(&readings(Some(1), "door"), NOW, &rules(), &permissions);
+        let outcome =
+            session.receive(&readings(Some(1), "door"), &Moment::of(NOW), &rules(), &permissions);
         let Ok(Step::Reject { seq: Some(1), reject }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(reject.code, RejectCode::NameNotPermitted);
         assert!(reject.reason.contains("door"), "{}", reject.reason);

@@ -230,6 +230,7 @@ impl Feed for Fleet {
 mod tests {
     use super::*;
     use crate::core::batch::{Reading, Value};
+    use crate::core::clock::Base;
 
     fn id(name: &str) -> DeviceId {
         DeviceId::new(name).unwrap()
@@ -247,9 +248,18 @@ mod tests {
             sum: None,
             time,
             update_time: None,
+            relative: false,
         };
         let device = id(device);
-        Arc::new(Batch { device, epoch: 1, seq: None, received: time, readings: vec![reading] })
+        Arc::new(Batch {
+            device,
+            epoch: 1,
+            seq: None,
+            received: time,
+            base: Base::default(),
+            shift: 0.0,
+            readings: vec![reading],
+        })
     }
 
     fn ids(fleet: &Fleet) -> Vec<String> {

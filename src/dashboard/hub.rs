@@ -475,6 +475,7 @@ mod tests {
 
     use super::*;
     use crate::core::batch::{Batch, Reading, Value};
+    use crate::core::clock::Base;
     use crate::dashboard::{Fleet, Limits};
     use crate::ports::{Clock, CommandAccess, DeviceFacts, Feed};
 
@@ -527,10 +528,19 @@ mod tests {
             sum: None,
             time: value,
             update_time: None,
+            relative: false,
         };
         let device = DeviceId::new(device).unwrap();
         let readings = vec![reading];
-        let batch = Batch { device, epoch: 1, seq: None, received: value, readings };
+        let batch = Batch {
+            device,
+            epoch: 1,
+            seq: None,
+            received: value,
+            base: Base::default(),
+            shift: 0.0,
+            readings,
+        };
         hub.context.fleet.readings(&Arc::new(batch));
     }
 

@@ -247,6 +247,7 @@ mod tests {
             sum: None,
             time,
             update_time: None,
+            relative: false,
         }
     }
 

@@ -286,15 +286,16 @@ impl Connection {
             self.paused = true;
             return Ok(Went::Waiting);
         }
-        let mut inbox = Inbox::new(self.presence.shared().unix(), room.min(tokens));
+        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens));
         let outcome = self.fill(cx, &mut inbox);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
             self.heartbeat.heard(now);
-            let since = inbox.received - self.seen;
+            let received = inbox.received.unix;
+            let since = received - self.seen;
             if self.greeting.is_done() && !(0.0..SEEN_INTERVAL).contains(&since) {
-                self.seen = inbox.received;
-                self.shared().context.feed.device_seen(self.session.device(), inbox.received);
+                self.seen = received;
+                self.shared().context.feed.device_seen(self.session.device(), received);
             }
         }
         let filled = match outcome {

@@ -9,6 +9,7 @@ use super::ending::End;
 use super::shared::Shared;
 use super::submission::{Cargo, CommandResult};
 use super::websocket::Reading;
+use crate::core::clock::Moment;
 use crate::core::frame::{GatewayMessage, Hello};
 use crate::core::policy::Permissions;
 use crate::core::session::{Session, Step};
@@ -29,7 +30,7 @@ pub(super) enum Filled {
 
 /// What one go has read.
 pub(super) struct Inbox {
-    pub(super) received: f64,
+    pub(super) received: Moment,
     pub(super) room: usize,
     pub(super) messages: usize,
     pub(super) bytes: usize,
@@ -37,7 +38,7 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(received: f64, room: usize) -> Self {
+    pub(super) fn new(received: Moment, room: usize) -> Self {
         Self { received, room, messages: 0, bytes: 0, cargo: None }
     }
 }
@@ -90,7 +91,7 @@ impl Mailbox<'_> {
 
     fn judge(&mut self, bytes: &[u8]) -> Result<Step, End> {
         let Self { session, permissions, inbox, shared, .. } = self;
-        session.receive(bytes, inbox.received, &shared.rules, permissions).map_err(End::Close)
+        session.receive(bytes, &inbox.received, &shared.rules, permissions).map_err(End::Close)
     }
 
     /// Whether there is room to go on.

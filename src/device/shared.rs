@@ -13,6 +13,7 @@ use super::refusal::Refusal;
 use super::sessions::Sessions;
 use crate::config::registry::Registry;
 use crate::config::{Auth, Devices, Rate};
+use crate::core::clock::Moment;
 use crate::core::ids::SessionId;
 use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
 use crate::core::senml::Limits;
@@ -129,6 +130,11 @@ impl Shared {
     /// What [`Self::now`] will be at `instant`.
     pub(crate) fn moment(&self, instant: Instant) -> Duration {
         instant.saturating_duration_since(self.started)
+    }
+
+    /// The wall clock, in full.
+    pub(crate) fn wall(&self) -> Moment {
+        self.context.clock.moment()
     }
 
     pub(crate) fn unix(&self) -> f64 {

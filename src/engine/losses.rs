@@ -17,7 +17,7 @@ const LOSS: Token = 1 << 63;
 
 impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     /// Promise 1: a loss is counted, logged and published. The last is the spool's to ask for, with
-    /// [`SpoolEvent::Report`], once the record lasts.
+    /// [`Report`](crate::ports::SpoolEvent::Report), once the record lasts.
     pub(super) fn report_losses(&mut self, losses: Vec<Loss>) {
         let now = self.now();
         for loss in losses {

@@ -9,7 +9,7 @@
 //!
 //! So that a restart does not begin the day anew, `data_dir/disk-written` keeps what was written on
 //! the two days last seen. It is written in place and not synced, when the gateway stops, and each
-//! ten minutes in which at least [`SAVE_MIN`] bytes were written: one page more for 64 others at
+//! ten minutes in which at least 256 KiB were written: one page more for 64 others at
 //! the worst, and nothing at all while nothing else is written. A kill or a power cut loses count
 //! of the last ten minutes at most. Not part of the spool's `marks`: those are written ten times a
 //! second in an outage and have no room for what is only nice to know.

@@ -1,16 +1,52 @@
-//! Commands between the tasks: those who ask for them over HTTP, and those who look at them.
+//! Commands between the tasks: the ledger that keeps them, those who ask for them over HTTP, and
+//! those who look at them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::lock;
-use crate::core::command::{Record, Reply, Request, Requester};
+use crate::core::command::{Kept, Record, Reply, Request, Requester};
 use crate::core::ids::DeviceId;
 
 /// Changes remembered for who asks what is new; one that has missed more reads everything again.
 const CHANGES: usize = 256;
+
+/// The engine's end of the ledger of commands. Calls return at once; a thread does the work.
+pub trait Ledger {
+    /// What was found on opening. Only the first call has it.
+    fn kept(&mut self) -> Kept;
+
+    /// Writes a command as it is now. [`LedgerEvent::Durable`] follows once that, or a later version,
+    /// has reached the disk. Changes that come while a commit is running share the next one.
+    fn persist(&mut self, record: Arc<Record>);
+
+    /// Deletes the command of this number, also where it is not written yet.
+    fn forget(&mut self, number: u64);
+
+    /// The next event, if any. Called until `Pending`.
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<LedgerEvent>;
+
+    /// Commits what waits and stops the thread.
+    fn close(&mut self) -> impl Future<Output = ()>;
+}
+
+/// What the ledger reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LedgerEvent {
+    /// These versions of these commands have reached the disk: `(number, version)`.
+    Durable(Vec<(u64, u32)>),
+    /// The disk cannot be written. The thread tries again by itself; nothing that was handed over is
+    /// dropped.
+    Stalled {
+        /// What the operator must know.
+        reason: String,
+    },
+    /// Writing works again.
+    Resumed,
+}
 
 /// Somebody on this machine's side asks for a command: over HTTP, or with `tidegate send`.
 #[derive(Debug)]
@@ -106,7 +142,7 @@ impl CommandBook {
     }
 
     /// What has changed since there were `since` changes. Where that is longer ago than is
-    /// remembered, the newest [`CHANGES`] changes only: who needs all of them asks for all.
+    /// remembered, the newest 256 changes only: who needs all of them asks for all.
     #[must_use]
     pub fn news(&self, since: u64) -> CommandNews {
         let pages = lock(&self.pages);

@@ -43,6 +43,7 @@ use super::losses::Losses;
 use super::marks::{Marks, MarksFile};
 use super::tally::{Missing, Tallies};
 use crate::core::batch::{Batch, Loss};
+use crate::core::clock::{Base, Moment};
 use crate::core::ids::{DeviceId, Position};
 use crate::storage::disk::Lock;
 use crate::storage::store::StoreError;
@@ -118,23 +119,24 @@ pub(super) struct Catalog {
     looked: usize,
     lock: Option<Lock>,
     /// How old the batches are.
-    pub(super) ages: Ages,
+    ages: Ages,
     damaged_bytes: u64,
 }
 
 impl Catalog {
-    /// Reads what the folder `dir` holds; it must exist. `now` is Unix time in seconds.
+    /// Reads what the folder `dir` holds; it must exist.
     ///
     /// # Errors
     /// When the disk refuses. Damage is not an error.
     pub(super) fn open(
         dir: &Path,
         bounds: Bounds,
-        now: f64,
+        now: Moment,
     ) -> Result<(Self, Recovered), FileError> {
         let folders = list(dir)?;
         let path = dir.join("marks");
         let (file, marks) = MarksFile::open(&path).map_err(at(&path))?;
+        let marks_known = marks.is_some();
         let known = marks.unwrap_or_default();
         let path = dir.join("losses");
         let unpublished = Losses::open(&path).map_err(at(&path))?;
@@ -153,12 +155,14 @@ impl Catalog {
             middle: Cell::new(None),
             looked: 0,
             lock: None,
-            ages: Ages::new(known.boundary, known.shift),
+            ages: Ages::new(known.boots.clone()),
             damaged_bytes: 0,
         };
+        catalog.ages.observe(now);
+        let now = now.unix;
         catalog.prune_damaged(deleting::DAMAGED_MAX);
         catalog.recover(folders, &known)?;
-        let before = catalog.missing_before(marks.is_some() || given_up > 0);
+        let before = catalog.missing_before(marks_known || given_up > 0);
         let before: Vec<_> = before.iter().map(|gap| gap.loss(now)).collect();
         catalog.losses.add(before.iter().cloned());
         catalog.untold.extend(before);
@@ -308,7 +312,7 @@ impl Catalog {
             .find(|generation| generation.end > self.head && generation.remaining(self.head).0 > 0);
         totals.oldest = oldest.map(|generation| {
             let position = self.head.max(generation.first);
-            self.ages.corrected(position, generation.oldest_from(position))
+            self.ages.by_now(generation.oldest_from(position), &generation.base)
         });
         totals
     }
@@ -319,10 +323,11 @@ impl Catalog {
         let oldest = self.generations.iter().find(|generation| generation.end > self.head)?;
         // Not finite where nothing of it can be read.
         let newest = Some(oldest.newest).filter(|newest| newest.is_finite())?;
-        Some(self.ages.corrected(oldest.first, newest))
+        Some(self.ages.by_now(newest, &oldest.base))
     }
 
-    /// Writes `chunks`, which hold `batches`, and waits until they have reached the disk.
+    /// Writes `chunks`, which hold `batches`, and waits until they have reached the disk. All of
+    /// `batches` were received by one clock.
     ///
     /// # Errors
     /// When the disk refuses: then none of them is durable, and they can be written again later.
@@ -331,8 +336,8 @@ impl Catalog {
         chunks: Vec<Chunk>,
         batches: &[(Position, Arc<Batch>)],
     ) -> Result<(), StoreError> {
-        let Some((first, _)) = batches.first() else { return Ok(()) };
-        if !self.generations.back().is_some_and(|active| self.has_room(active)) {
+        let Some((first, batch)) = batches.first() else { return Ok(()) };
+        if !self.generations.back().is_some_and(|active| self.has_room(active, &batch.base)) {
             self.seal();
             self.renew()
                 .map_err(|error| StoreError::Io { path: error.path, source: error.source })?;
@@ -358,8 +363,9 @@ impl Catalog {
         Ok(())
     }
 
-    fn has_room(&self, active: &Generation) -> bool {
+    fn has_room(&self, active: &Generation, base: &Base) -> bool {
         active.is_open()
+            && active.base.is_like(base)
             && active.bytes < self.bounds.bytes
             && active.newest - active.oldest <= self.bounds.span
     }
@@ -411,6 +417,12 @@ impl Catalog {
                 break;
             }
         }
+        for (_, batch) in &mut loaded.batches {
+            let shift = self.ages.correction(batch.received, &batch.base);
+            if let (Some(shift), Some(batch)) = (shift, Arc::get_mut(batch)) {
+                batch.correct(shift);
+            }
+        }
         self.read_to = self.read_to.max(loaded.next);
         loaded.losses = self.find_losses(from, loaded.next, now);
         for (index, generation) in self.generations.iter_mut().enumerate().skip(1) {
@@ -430,6 +442,16 @@ impl Catalog {
         self.next = self.next.max(self.head);
     }
 
+    /// Looks at the clock; what is new of it is remembered, over a power cut as well.
+    pub(super) fn observe(&mut self, now: Moment) {
+        if self.ages.observe(now) {
+            let marks = self.current_marks();
+            if let Err(error) = self.marks.write_through(&marks) {
+                tracing::warn!(%error, "that the clock was set cannot be remembered yet");
+            }
+        }
+    }
+
     /// Writes how far everything has come; without a sync. Not vital, see `marks`.
     pub(super) fn save_marks(&mut self) {
         let marks = self.current_marks();
@@ -445,8 +467,7 @@ impl Catalog {
             next: self.next,
             generation: last.map_or(0, |generation| generation.first),
             readings: last.map_or(0, |generation| generation.readings),
-            boundary: self.ages.boundary,
-            shift: self.ages.shift,
+            boots: self.ages.boots().to_vec(),
         }
     }
 

@@ -6,10 +6,19 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::core::batch::{Reading, Value};
+use crate::core::clock::Base;
 use crate::core::ids::DeviceId;
 
 fn reading(name: &str, value: Option<Value>, time: f64) -> Reading {
-    Reading { name: name.into(), unit: None, value, sum: None, time, update_time: None }
+    Reading {
+        name: name.into(),
+        unit: None,
+        value,
+        sum: None,
+        time,
+        update_time: None,
+        relative: false,
+    }
 }
 
 /// Every kind of everything, the same for ever: the golden file holds it.
@@ -21,6 +30,8 @@ fn golden() -> Vec<(Position, Arc<Batch>)> {
         epoch: 7,
         seq: Some(42),
         received: at,
+        base: Base::default(),
+        shift: 0.0,
         readings: vec![
             Reading {
                 unit: Some("Cel".into()),
@@ -37,9 +48,14 @@ fn golden() -> Vec<(Position, Arc<Batch>)> {
     let next = Batch {
         seq: Some(43),
         received: at + 1.0,
+        base: Base { boot: 0x0123_4567_89ab_cdef, offset: 1_763_790_000.25 },
+        shift: 0.0,
         readings: vec![
             reading("temperature", Some(Value::Number(std::f64::consts::PI)), at + 1.0),
-            reading("temperature", Some(Value::Number(f64::from(0.1_f32))), at + 2.0),
+            Reading {
+                relative: true,
+                ..reading("temperature", Some(Value::Number(f64::from(0.1_f32))), at + 2.0)
+            },
         ],
         ..kiln.clone()
     };
@@ -49,6 +65,8 @@ fn golden() -> Vec<(Position, Arc<Batch>)> {
         epoch: 0,
         seq: None,
         received: at + 1.5,
+        base: Base::default(),
+        shift: 0.0,
         readings: vec![reading("rpm", Some(Value::Number(-1500.0)), at)],
     };
     let batches = [kiln, next, restarted, unnumbered];
@@ -65,7 +83,18 @@ fn noise(bytes: usize) -> Vec<(Position, Arc<Batch>)> {
         .collect();
     let readings = vec![reading("data", Some(Value::Data(data.into())), 5.0)];
     let device = DeviceId::new("cam").unwrap();
-    vec![(7, Arc::new(Batch { device, epoch: 1, seq: Some(1), received: 5.0, readings }))]
+    vec![(
+        7,
+        Arc::new(Batch {
+            device,
+            epoch: 1,
+            seq: Some(1),
+            received: 5.0,
+            base: Base::default(),
+            shift: 0.0,
+            readings,
+        }),
+    )]
 }
 
 fn whole(chunks: &[Chunk]) -> Vec<(Position, Batch)> {

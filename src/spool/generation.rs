@@ -17,6 +17,7 @@ use super::chunk::{self, Chunk};
 use super::scan::{Place, Values, cut_unfinished, scan};
 use super::tally::{Missing, Summary, Tallies};
 use crate::core::batch::Batch;
+use crate::core::clock::Base;
 use crate::core::ids::Position;
 use crate::storage::disk;
 use crate::storage::pieces::{is_damage, is_gone};
@@ -45,6 +46,8 @@ pub(super) struct Generation {
     pub(super) end: Position,
     /// Readings that were written to it.
     pub(super) readings: u64,
+    /// The clock that its batches were received by; all by the same.
+    pub(super) base: Base,
     /// When its oldest batch was received.
     pub(super) oldest: f64,
     /// When its newest batch was received.
@@ -90,6 +93,7 @@ impl Generation {
             first,
             end: first,
             readings: 0,
+            base: Base::default(),
             oldest: f64::INFINITY,
             newest: f64::NEG_INFINITY,
             bytes: 0,
@@ -117,6 +121,7 @@ impl Generation {
             generation.end = summary.end;
             generation.head = summary.head;
             generation.readings = summary.readings;
+            generation.base = summary.base;
             generation.oldest = summary.oldest;
             generation.newest = summary.newest;
             generation.missing = summary.missing;
@@ -154,6 +159,7 @@ impl Generation {
             let Some(batches) = self.read_place(&place)? else { continue };
             for (position, batch) in (place.first..).zip(&batches) {
                 tallies.add(position, batch);
+                self.base = batch.base;
                 self.oldest = self.oldest.min(batch.received);
                 self.newest = self.newest.max(batch.received);
                 found += batch.readings.len() as u64;
@@ -208,6 +214,7 @@ impl Generation {
         let tallies = self.tallies.get_or_insert_default();
         for (position, batch) in batches {
             tallies.add(*position, batch);
+            self.base = batch.base;
             self.oldest = self.oldest.min(batch.received);
             self.newest = self.newest.max(batch.received);
             self.readings += batch.readings.len() as u64;
@@ -265,6 +272,7 @@ impl Generation {
             end: self.end,
             head: self.head,
             readings: self.readings,
+            base: self.base,
             oldest: self.oldest,
             newest: self.newest,
             missing: self.missing.clone(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::core::clock::Base;
 use crate::core::ids::DeviceId;
 use crate::storage::pieces::WINDOW;
 
@@ -15,8 +16,17 @@ fn batch(seq: u64) -> Arc<Batch> {
         sum: Some(seq as f64),
         time: 5.0,
         update_time: None,
+        relative: false,
     };
-    Arc::new(Batch { device, epoch: 1, seq: Some(seq), received: 5.0, readings: vec![reading] })
+    Arc::new(Batch {
+        device,
+        epoch: 1,
+        seq: Some(seq),
+        received: 5.0,
+        base: Base::default(),
+        shift: 0.0,
+        readings: vec![reading],
+    })
 }
 
 fn group(positions: std::ops::Range<Position>) -> Vec<(Position, Arc<Batch>)> {

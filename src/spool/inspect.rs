@@ -23,6 +23,7 @@ use super::marks::{self, Marks};
 use super::scan::{Place, Values, cut_unfinished, scan};
 use super::tally::Summary;
 use crate::core::batch::Batch;
+use crate::core::clock::Moment;
 use crate::core::ids::Position;
 use crate::storage::disk::{self, Lock, LockError};
 use crate::storage::pieces::is_gone;
@@ -110,7 +111,8 @@ pub struct Facts {
     pub bytes: u64,
     /// Positions that could not be read.
     pub missing: u64,
-    /// When the oldest batch was received: Unix time in seconds, by the clock of now.
+    /// When the oldest batch was received: Unix time in seconds, corrected where
+    /// the clock was set afterwards.
     pub oldest: Option<f64>,
     /// When the newest was.
     pub newest: Option<f64>,
@@ -130,11 +132,12 @@ pub struct Fault {
 }
 
 impl Inspection {
-    /// Looks at the spool below `data_dir`.
+    /// Looks at the spool below `data_dir`. `now` is what corrects times that were stamped in this
+    /// boot of the machine before its clock was set.
     ///
     /// # Errors
     /// When there is none, a gateway uses it, or its folder cannot be listed.
-    pub fn open(data_dir: &Path) -> Result<Self, InspectError> {
+    pub fn open(data_dir: &Path, now: Moment) -> Result<Self, InspectError> {
         let dir = data_dir.join("spool");
         let mut notes = Vec::new();
         let path = data_dir.join("lock");
@@ -170,6 +173,8 @@ impl Inspection {
             }
         };
         let marks = known.unwrap_or_default();
+        let mut ages = Ages::new(marks.boots.clone());
+        ages.observe(now);
         let mut inspection = Self {
             head: marks.head,
             next: marks.next.max(marks.head),
@@ -177,7 +182,7 @@ impl Inspection {
             aside,
             faults: Vec::new(),
             notes,
-            ages: Ages::new(marks.boundary, marks.shift),
+            ages,
             durable: marks.next,
             _lock: lock,
         };
@@ -222,8 +227,8 @@ impl Inspection {
         }
     }
 
-    /// Reads one folder from front to back: `each` gets its batches in order, `fault` what is
-    /// missing among them.
+    /// Reads one folder from front to back: `each` gets its batches in order and with their times
+    /// corrected, `fault` what is missing among them.
     ///
     /// # Errors
     /// What `each` answers; reading ends there.
@@ -254,11 +259,14 @@ impl Inspection {
                     continue;
                 }
             };
-            for (position, batch) in (place.first..).zip(batches) {
+            for (position, mut batch) in (place.first..).zip(batches) {
                 if position < begin {
                     continue;
                 }
-                let received = self.ages.corrected(position, batch.received);
+                if let Some(shift) = self.ages.best_correction(batch.received, &batch.base) {
+                    batch.correct(shift);
+                }
+                let received = batch.received;
                 facts.batches += 1;
                 facts.readings += batch.readings.len() as u64;
                 facts.oldest = Some(facts.oldest.map_or(received, |oldest| oldest.min(received)));

@@ -8,14 +8,15 @@
 //! - Losing it costs no batch: the databases tell the same, less exactly. Only when everything was
 //!   released it alone says which position comes next; so it is synced before a database goes.
 //!
-//! # Version 1, little-endian, at offsets 0 and 512
+//! # Version 2, little-endian, at offsets 0 and 512
 //!
 //! ```text
-//!  0 4 "tgM1"          8 8 sequence, the higher one counts
+//!  0 4 "tgM2"          8 8 sequence, the higher one counts
 //! 16 8 head           24 8 next
 //! 32 8 generation     40 8 readings
-//! 48 8 boundary       56 8 shift, float
-//! 64 4 CRC-32 of bytes 0 to 63
+//! 48 16 * (8 boot, 8 offset, float)       how the clock of each of the last boots was set last,
+//!                                         see `ages`; boot 0 is none
+//! 304 4 CRC-32 of bytes 0 to 303
 //! ```
 
 use std::fs::{File, OpenOptions};
@@ -23,15 +24,17 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::ages::BOOTS_MAX;
+use crate::core::clock::{Base, UNKNOWN_BOOT};
 use crate::core::ids::Position;
 use crate::storage::disk;
 
-const MAGIC: [u8; 4] = *b"tgM1";
-const LEN: usize = 68;
+const MAGIC: [u8; 4] = *b"tgM2";
+const LEN: usize = 48 + 16 * BOOTS_MAX + 4;
 const PLACES: [u64; 2] = [0, 512];
 
 /// What is remembered.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Marks {
     /// The oldest position that is not released.
     pub(super) head: Position,
@@ -41,10 +44,8 @@ pub(super) struct Marks {
     pub(super) generation: Position,
     /// Readings in it.
     pub(super) readings: u64,
-    /// Times of receipt before this position are to be corrected by `shift`.
-    pub(super) boundary: Position,
-    /// Seconds; see `ages`.
-    pub(super) shift: f64,
+    /// How the clocks of the last boots were set in the end; at most 16.
+    pub(super) boots: Vec<Base>,
 }
 
 /// The open file.
@@ -66,7 +67,8 @@ impl MarksFile {
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let newest = newest(&file);
         let (sequence, marks) = newest.unzip();
-        let this = Self { file, sequence: sequence.unwrap_or(0), written: marks, synced: false };
+        let written = marks.clone();
+        let this = Self { file, sequence: sequence.unwrap_or(0), written, synced: false };
         Ok((this, marks))
     }
 
@@ -88,7 +90,7 @@ impl MarksFile {
         let place = if sequence % 2 == 0 { PLACES[0] } else { PLACES[1] };
         self.file.write_all_at(&encode(sequence, marks), place)?;
         self.sequence = sequence;
-        self.written = Some(*marks);
+        self.written = Some(marks.clone());
         self.synced = false;
         Ok(())
     }
@@ -129,16 +131,13 @@ fn encode(sequence: u64, marks: &Marks) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(LEN);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&[0; 4]);
-    for field in [
-        sequence,
-        marks.head,
-        marks.next,
-        marks.generation,
-        marks.readings,
-        marks.boundary,
-        marks.shift.to_bits(),
-    ] {
+    for field in [sequence, marks.head, marks.next, marks.generation, marks.readings] {
         bytes.extend_from_slice(&field.to_le_bytes());
+    }
+    let none = std::iter::repeat(Base::default());
+    for base in marks.boots.iter().copied().chain(none).take(BOOTS_MAX) {
+        bytes.extend_from_slice(&base.boot.to_le_bytes());
+        bytes.extend_from_slice(&base.offset.to_le_bytes());
     }
     let checksum = crc32fast::hash(&bytes);
     bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -156,14 +155,19 @@ fn decode(bytes: &[u8; LEN]) -> Option<(u64, Marks)> {
         .map(|field| field.try_into().map_or(0, u64::from_le_bytes));
     let mut field = || fields.next();
     let sequence = field()?;
-    let marks = Marks {
+    let mut marks = Marks {
         head: field()?,
         next: field()?,
         generation: field()?,
         readings: field()?,
-        boundary: field()?,
-        shift: f64::from_bits(field()?),
+        boots: Vec::new(),
     };
+    while let (Some(boot), Some(offset)) = (field(), field()) {
+        let base = Base { boot, offset: f64::from_bits(offset) };
+        if boot != UNKNOWN_BOOT && base.offset.is_finite() {
+            marks.boots.push(base);
+        }
+    }
     Some((sequence, marks))
 }
 
@@ -174,7 +178,9 @@ mod tests {
     use super::*;
 
     fn marks(head: Position) -> Marks {
-        Marks { head, next: head + 10, generation: 1, readings: 70, boundary: 3, shift: -2.5 }
+        let base = |boot: u64| Base { boot, offset: -2.5 };
+        let boots = (1..=head).map(base).collect();
+        Marks { head, next: head + 10, generation: 1, readings: 70, boots }
     }
 
     #[test]
@@ -207,7 +213,7 @@ mod tests {
             let found = MarksFile::open(&path).unwrap().1;
             assert_eq!(found, Some(marks(1)), "byte {at} of the newest");
         }
-        fs::write(&path, &good[..100]).unwrap();
+        fs::write(&path, &good[..400]).unwrap();
         assert_eq!(MarksFile::open(&path).unwrap().1, Some(marks(2)));
         fs::write(&path, b"").unwrap();
         assert_eq!(MarksFile::open(&path).unwrap().1, None);

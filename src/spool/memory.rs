@@ -365,10 +365,19 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::core::clock::Base;
 
     fn batch(seq: u64) -> Arc<Batch> {
         let device = DeviceId::new("d").unwrap();
-        Arc::new(Batch { device, epoch: 1, seq: Some(seq), received: 0.0, readings: Vec::new() })
+        Arc::new(Batch {
+            device,
+            epoch: 1,
+            seq: Some(seq),
+            received: 0.0,
+            base: Base::default(),
+            shift: 0.0,
+            readings: Vec::new(),
+        })
     }
 
     fn events(spool: &mut MemorySpool) -> Vec<SpoolEvent> {

@@ -9,8 +9,8 @@
 //! | `chunk`, `record` | the bytes on the disk |
 //! | `marks`, `tally` | the two small files beside the databases |
 //! | `losses`, `unpublished` | the records of what was lost, until they are published |
-//! | `ages` | how old a batch is when the clock was wrong |
-//! | [`storage`](crate::storage) | the database, finding values in its file, the lock, folders |
+//! | `ages` | how old a batch is, and of what time, when the clock was wrong |
+//! | `storage` | the database, finding values in its file, the lock, folders |
 //! | [`inspect`] | reading the spool of a stopped gateway, damaged or not, and changing nothing |
 //! | [`memory`] | a stand-in for tests, with faults to order |
 //!
@@ -34,7 +34,7 @@
 //! A value of the database is one piece of a *chunk* ([`chunk`]): a header with its place and its
 //! checksums, and part of a compressed body of *records* ([`record`]), one for each batch. Batches
 //! have *positions*, u64, each used once and for ever increasing; a chunk holds consecutive ones, a
-//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM1`, `tgG2`, `tgL1`); a reader
+//! generation consecutive chunks. The formats carry versions (`tgS1`, `tgM2`, `tgG2`, `tgL1`); a reader
 //! passes over what it does not know as it would over damage, and never guesses.
 //!
 //! A generation ends at a 32nd of `spool.max_bytes`, but at least 256 KiB and at most 2 MiB, or when
@@ -174,7 +174,7 @@ pub fn open(
         bytes: (settings.max_bytes / u64::from(GENERATIONS)).clamp(GENERATION_MIN, GENERATION_MAX),
         span: (settings.max_age.as_secs_f64() / AGE_PARTS).max(1.0),
     };
-    let (mut catalog, recovered) = Catalog::open(&dir, bounds, clock.unix())
+    let (mut catalog, recovered) = Catalog::open(&dir, bounds, clock.moment())
         .map_err(|error| SpoolError::Unusable { path: error.path, source: error.source })?;
     catalog.keep(lock);
     let waiting = catalog.losses.waiting();

@@ -13,16 +13,19 @@
 //!
 //! ```text
 //! body    = record*                                  as many as the chunk's header says
-//! record  = flags device [epoch] [seq] received [extras] count reading{count}
+//! record  = flags device [epoch] [seq] received [clock] [extras] count reading{count}
 //!   flags     1 byte  bit 0  the epoch is that of this device's previous record: none follows
 //!                     bit 1  seq follows
 //!                     bit 2  extras follow: a length and that many bytes, for later versions;
 //!                            a reader that does not know them skips them
+//!                     bit 3  clock follows; else it is that of the record before (at first both 0)
 //!                     others 0
 //!   device    text    1 to 64 characters, see `core::ids`
 //!   epoch     integer
 //!   seq       zigzag  difference to the previous seq of this device and epoch (at first 0)
 //!   received  time    to the previous record's `received` (at first 0.0)
+//!   clock     boot  8 bytes, which boot of the machine, 0 if unknown
+//!             offset  8 bytes IEEE 754: Unix time less the time since that boot; both little-endian
 //!   count     integer readings
 //! reading = flags name [unit] [value] [sum] [time] [update]
 //!   flags     1 byte  bits 0-2  value: 0 none, 1 number, 2 text, 3 false, 4 true, 5 data
@@ -31,7 +34,7 @@
 //!                     bit 5     time follows; else it is that of the reading before (at first
 //!                               `received`)
 //!                     bit 6     update time follows
-//!                     bit 7     0
+//!                     bit 7     the time was counted from the gateway's clock at receipt
 //!   name, unit text
 //!   value     number, text, or data = length and bytes
 //!   sum, update number
@@ -49,6 +52,7 @@ use std::collections::HashMap;
 use compact_str::CompactString;
 
 use crate::core::batch::{Batch, Reading, Value};
+use crate::core::clock::Base;
 use crate::core::ids::DeviceId;
 
 /// Texts of one body that can be referred back to.
@@ -57,12 +61,14 @@ const TEXTS_MAX: usize = 4096;
 const SAME_EPOCH: u8 = 1;
 const HAS_SEQ: u8 = 2;
 const HAS_EXTRAS: u8 = 4;
+const HAS_CLOCK: u8 = 8;
 
 const KIND: u8 = 7;
 const HAS_UNIT: u8 = 8;
 const HAS_SUM: u8 = 16;
 const HAS_TIME: u8 = 32;
 const HAS_UPDATE: u8 = 64;
+const RELATIVE: u8 = 128;
 
 const FLOAT32: u8 = 10;
 const FLOAT64: u8 = 11;
@@ -88,6 +94,7 @@ pub struct Encoder {
     texts: HashMap<CompactString, u64>,
     runs: HashMap<DeviceId, (u64, u64)>,
     received: u64,
+    base: Base,
 }
 
 impl Encoder {
@@ -103,6 +110,11 @@ impl Encoder {
         if batch.seq.is_some() {
             flags |= HAS_SEQ;
         }
+        let (base, clock) = (batch.base, self.base);
+        // Bit for bit, like everything here.
+        if (base.boot, base.offset.to_bits()) != (clock.boot, clock.offset.to_bits()) {
+            flags |= HAS_CLOCK;
+        }
         self.body.push(flags);
         self.text(batch.device.as_str());
         if !same_epoch {
@@ -115,6 +127,11 @@ impl Encoder {
         let received = batch.received.to_bits();
         self.time(received ^ self.received);
         self.received = received;
+        if flags & HAS_CLOCK != 0 {
+            self.body.extend_from_slice(&base.boot.to_le_bytes());
+            self.body.extend_from_slice(&base.offset.to_le_bytes());
+            self.base = base;
+        }
         self.integer(batch.readings.len() as u64);
         let mut time = received;
         for reading in &batch.readings {
@@ -140,6 +157,7 @@ impl Encoder {
         self.texts.clear();
         self.runs.clear();
         self.received = 0;
+        self.base = Base::default();
         std::mem::take(&mut self.body)
     }
 
@@ -158,6 +176,7 @@ impl Encoder {
             (reading.sum.is_some(), HAS_SUM),
             (time != 0, HAS_TIME),
             (reading.update_time.is_some(), HAS_UPDATE),
+            (reading.relative, RELATIVE),
         ] {
             if present {
                 flags |= flag;
@@ -286,13 +305,20 @@ pub struct Decoder<'a> {
     texts: Vec<CompactString>,
     devices: HashMap<CompactString, (DeviceId, u64, u64)>,
     received: u64,
+    base: Base,
 }
 
 impl<'a> Decoder<'a> {
     /// Starts at the beginning of `body`.
     #[must_use]
     pub fn new(body: &'a [u8]) -> Self {
-        Self { rest: body, texts: Vec::new(), devices: HashMap::new(), received: 0 }
+        Self {
+            rest: body,
+            texts: Vec::new(),
+            devices: HashMap::new(),
+            received: 0,
+            base: Base::default(),
+        }
     }
 
     /// Whether everything has been read.
@@ -307,7 +333,7 @@ impl<'a> Decoder<'a> {
     /// When the bytes are not a record of version 1; the rest of the body is then unreadable.
     pub fn next_batch(&mut self) -> Result<Batch, RecordError> {
         let flags = self.byte()?;
-        if flags & !(SAME_EPOCH | HAS_SEQ | HAS_EXTRAS) != 0 {
+        if flags & !(SAME_EPOCH | HAS_SEQ | HAS_EXTRAS | HAS_CLOCK) != 0 {
             return Err(RecordError::Unknown("record flag"));
         }
         let name = self.text()?;
@@ -329,6 +355,10 @@ impl<'a> Decoder<'a> {
         self.devices.insert(name, (device.clone(), epoch, seq.unwrap_or(last_seq)));
         self.received ^= self.time()?;
         let received = f64::from_bits(self.received);
+        if flags & HAS_CLOCK != 0 {
+            let boot = u64::from_le_bytes(self.array()?);
+            self.base = Base { boot, offset: f64::from_le_bytes(self.array()?) };
+        }
         if flags & HAS_EXTRAS != 0 {
             let len = self.length()?;
             self.bytes(len)?;
@@ -342,14 +372,11 @@ impl<'a> Decoder<'a> {
             time = reading.time;
             readings.push(reading);
         }
-        Ok(Batch { device, epoch, seq, received, readings })
+        Ok(Batch { device, epoch, seq, received, base: self.base, shift: 0.0, readings })
     }
 
     fn reading(&mut self, previous_time: f64) -> Result<Reading, RecordError> {
         let flags = self.byte()?;
-        if flags & !(KIND | HAS_UNIT | HAS_SUM | HAS_TIME | HAS_UPDATE) != 0 {
-            return Err(RecordError::Unknown("reading flag"));
-        }
         let name = self.text()?;
         let unit = if flags & HAS_UNIT == 0 { None } else { Some(self.text()?) };
         let value = match flags & KIND {
@@ -371,7 +398,8 @@ impl<'a> Decoder<'a> {
             f64::from_bits(previous_time.to_bits() ^ self.time()?)
         };
         let update_time = if flags & HAS_UPDATE == 0 { None } else { Some(self.number()?) };
-        Ok(Reading { name, unit, value, sum, time, update_time })
+        let relative = flags & RELATIVE != 0;
+        Ok(Reading { name, unit, value, sum, time, update_time, relative })
     }
 
     fn byte(&mut self) -> Result<u8, RecordError> {

@@ -12,6 +12,7 @@
 //! "tgG2"  4 bytes 0
 //! first end head readings            u64 each
 //! oldest newest                      float each
+//! boot offset                        u64, float: the clock these two were read from
 //! n, n * (first end readings u8)     u32, u64 each: what is lost, and whether that was reported
 //! n, n * (len device epoch first_seq last_seq batches readings last oldest newest)
 //!                                    u32, u8, bytes, u64 each, float; seqs 0 where there was none
@@ -21,6 +22,7 @@
 use std::collections::HashMap;
 
 use crate::core::batch::{Batch, Loss, LossReason};
+use crate::core::clock::Base;
 use crate::core::ids::{DeviceId, Position};
 
 const MAGIC: [u8; 4] = *b"tgG2";
@@ -165,6 +167,8 @@ pub(super) struct Summary {
     pub(super) oldest: f64,
     /// When its newest batch was received.
     pub(super) newest: f64,
+    /// The clock these two were read from.
+    pub(super) base: Base,
     /// What of it is known to be lost.
     pub(super) missing: Vec<Missing>,
     /// Who has what in it.
@@ -184,6 +188,8 @@ impl Summary {
         }
         put(self.oldest.to_bits());
         put(self.newest.to_bits());
+        put(self.base.boot);
+        put(self.base.offset.to_bits());
         bytes.extend_from_slice(&count(self.missing.len()));
         for missing in &self.missing {
             for field in [missing.first, missing.end, missing.readings] {
@@ -233,6 +239,7 @@ impl Summary {
             readings: fields.integer()?,
             oldest: f64::from_bits(fields.integer()?),
             newest: f64::from_bits(fields.integer()?),
+            base: Base { boot: fields.integer()?, offset: f64::from_bits(fields.integer()?) },
             missing: Vec::new(),
             tallies: Tallies::default(),
         };
@@ -316,12 +323,15 @@ mod tests {
             sum: Some(1.0),
             time: 1.0,
             update_time: None,
+            relative: false,
         };
         Batch {
             device: DeviceId::new(device).unwrap(),
             epoch,
             seq,
             received: 1.0,
+            base: Base::default(),
+            shift: 0.0,
             readings: vec![reading; readings],
         }
     }
@@ -367,6 +377,7 @@ mod tests {
             readings: 10,
             oldest: 1.5,
             newest: 2.5,
+            base: Base { boot: 3, offset: 4.5 },
             missing: vec![Missing { first: 12, end: 13, readings: 2, reported: true }],
             tallies: tallies(),
         };

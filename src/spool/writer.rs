@@ -197,10 +197,9 @@ impl Writer {
     }
 
     fn step(&mut self) {
-        let wall = self.out.clock.unix();
-        if self.catalog.ages.observe(self.now.as_secs_f64(), wall, self.catalog.next()) {
-            self.catalog.save_marks();
-        }
+        let moment = self.out.clock.moment();
+        let wall = moment.unix;
+        self.catalog.observe(moment);
         if self.look_from <= self.now {
             self.look(wall);
         }
@@ -348,7 +347,10 @@ impl Writer {
         let mut bytes = 0;
         let mut group = Vec::new();
         let generation = usize::try_from(self.catalog.bounds().bytes).unwrap_or(GROUP_MAX);
-        while bytes < GROUP_MAX.min(generation) {
+        let base = self.pending.front().map(|(_, batch)| batch.base).unwrap_or_default();
+        // A generation is of one clock.
+        let fits = |(_, batch): &(Position, Arc<Batch>)| batch.base.is_like(&base);
+        while bytes < GROUP_MAX.min(generation) && self.pending.front().is_some_and(fits) {
             let Some((position, batch)) = self.pending.pop_front() else { break };
             bytes += batch.weight();
             group.push((position, batch));

@@ -11,7 +11,7 @@
 //! - PUBACK: a reason code it does not list is an error, and mosquitto sends 0x95 (packet too large)
 //!   there; a batch that is too large would end the connection again and again.
 //! - PUBLISH: a property it does not know, or text that is not UTF-8, is an error; see
-//!   [`incoming`](super::incoming).
+//!   `incoming`.
 //! - DISCONNECT: a missing or lone reason code, which mosquitto sends, is an error or taken for an
 //!   incomplete packet, and the bytes are swallowed.
 //!

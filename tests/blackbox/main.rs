@@ -2,6 +2,8 @@
 //! HTTP clients. One crate for all of it, so that it links once.
 
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod damage;

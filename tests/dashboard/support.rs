@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
 use tidegate::config;
 use tidegate::core::batch::{Batch, Reading, Value};
+use tidegate::core::clock::Base;
 use tidegate::core::ids::DeviceId;
 use tidegate::dashboard::{self, Context, DashboardHandle, Fleet};
 use tidegate::host::wear::Wear;
@@ -71,7 +72,15 @@ impl Gateway {
     pub(crate) fn send(&self, device: &str, readings: Vec<Reading>) {
         let received = readings.last().map_or(0.0, |reading| reading.time);
         let device = id(device);
-        let batch = Batch { device, epoch: 1, seq: None, received, readings };
+        let batch = Batch {
+            device,
+            epoch: 1,
+            seq: None,
+            received,
+            base: Base::default(),
+            shift: 0.0,
+            readings,
+        };
         self.fleet.readings(&Arc::new(batch));
     }
 
@@ -114,6 +123,7 @@ pub(crate) fn reading(name: &str, unit: Option<&str>, value: Value, time: f64) -
         sum: None,
         time,
         update_time: None,
+        relative: false,
     }
 }
 

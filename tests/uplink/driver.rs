@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate::config::{Mqtt, MqttVersion, PayloadFormat};
 use tidegate::core::batch::{Batch, Reading, Value};
+use tidegate::core::clock::Base;
 use tidegate::core::ids::DeviceId;
 use tidegate::metrics::Metrics;
 use tidegate::ports::{
@@ -57,6 +58,8 @@ pub(crate) fn batch(n: u64) -> Batch {
         epoch: 7,
         seq: Some(n + 1),
         received: 1_763_800_000.125,
+        base: Base::default(),
+        shift: 0.0,
         readings: vec![Reading {
             name: "temperature".into(),
             unit: Some("Cel".into()),
@@ -64,6 +67,7 @@ pub(crate) fn batch(n: u64) -> Batch {
             sum: None,
             time: 1_763_800_000.0,
             update_time: None,
+            relative: false,
         }],
     }
 }

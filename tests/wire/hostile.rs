@@ -147,6 +147,7 @@ fn reading() -> impl Strategy<Value = Reading> {
             sum,
             time,
             update_time,
+            relative: false,
         })
         .prop_filter("the device's own id would be taken off", |reading| {
             !reading.name.starts_with("kiln-3")

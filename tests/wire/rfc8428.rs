@@ -2,14 +2,14 @@
 
 use tidegate::core::batch::{Reading, Value};
 
-use crate::support::{NOW, pack, reading, resolved};
+use crate::support::{pack, reading, resolved, stamped};
 
 const SENSOR: &str = "urn:dev:ow:10e2073a01080063";
 
 #[test]
 fn section_5_1_1_a_single_data_point() {
     let pack = pack(r#"[{"n":"urn:dev:ow:10e2073a01080063","u":"Cel","v":23.1}]"#);
-    assert_eq!(resolved(&pack), Ok(vec![reading(SENSOR, "Cel", 23.1, NOW)]));
+    assert_eq!(resolved(&pack), Ok(vec![stamped(SENSOR, "Cel", 23.1)]));
 }
 
 #[test]
@@ -19,8 +19,8 @@ fn section_5_1_2_multiple_data_points() {
             {"n":"current","u":"A","v":1.2}]"#,
     );
     let expected = vec![
-        reading("urn:dev:ow:10e2073a01080063:voltage", "V", 120.1, NOW),
-        reading("urn:dev:ow:10e2073a01080063:current", "A", 1.2, NOW),
+        stamped("urn:dev:ow:10e2073a01080063:voltage", "V", 120.1),
+        stamped("urn:dev:ow:10e2073a01080063:current", "A", 1.2),
     ];
     assert_eq!(resolved(&pack), Ok(expected));
 }

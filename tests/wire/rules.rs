@@ -5,7 +5,7 @@ use tidegate::core::batch::{Reading, Value};
 use tidegate::core::ids::DeviceId;
 use tidegate::core::senml::{Limits, Reject, RejectCode, resolve};
 
-use crate::support::{LIMITS, NOW, cbor, device, hex, pack, reading, resolved};
+use crate::support::{LIMITS, NOW, cbor, device, hex, pack, resolved, stamped};
 
 /// The one reading of a pack in JSON.
 fn one(json: &str) -> Reading {
@@ -85,10 +85,10 @@ fn base_fields_hold_for_their_own_record_whatever_the_order_and_until_replaced()
     ))
     .unwrap();
     let expected = [
-        reading("r1/x", "V", 1.0, NOW),
-        reading("r1/y", "A", 2.0, NOW),
-        reading("r2/z", "A", 3.0, NOW),
-        reading("r2/z", "Cel", 4.0, NOW),
+        stamped("r1/x", "V", 1.0),
+        stamped("r1/y", "A", 2.0),
+        stamped("r2/z", "A", 3.0),
+        stamped("r2/z", "Cel", 4.0),
     ];
     assert_eq!(readings, expected);
 }
@@ -101,18 +101,20 @@ fn update_times_are_kept() {
 
 #[test]
 fn times_below_2_to_28_count_from_now_and_others_from_1970() {
-    for (json, time) in [
-        (r#"[{"n":"a","v":1}]"#, NOW),
-        (r#"[{"n":"a","v":1,"t":-5.25}]"#, NOW - 5.25),
-        (r#"[{"n":"a","v":1,"t":5}]"#, NOW + 5.0),
-        (r#"[{"n":"a","v":1,"bt":-100,"t":40}]"#, NOW - 60.0),
-        (r#"[{"n":"a","v":1,"t":-268435456}]"#, NOW - 268_435_456.0),
-        (r#"[{"n":"a","v":1,"t":268435456}]"#, 268_435_456.0),
-        (r#"[{"n":"a","v":1,"bt":268435450,"t":6}]"#, 268_435_456.0),
-        (r#"[{"n":"a","v":1,"bt":1763799000.5}]"#, 1_763_799_000.5),
-        (r#"[{"n":"a","v":1,"bt":1763800300}]"#, NOW + 300.0),
+    for (json, time, relative) in [
+        (r#"[{"n":"a","v":1}]"#, NOW, true),
+        (r#"[{"n":"a","v":1,"t":-5.25}]"#, NOW - 5.25, true),
+        (r#"[{"n":"a","v":1,"t":5}]"#, NOW + 5.0, true),
+        (r#"[{"n":"a","v":1,"bt":-100,"t":40}]"#, NOW - 60.0, true),
+        (r#"[{"n":"a","v":1,"t":-268435456}]"#, NOW - 268_435_456.0, true),
+        (r#"[{"n":"a","v":1,"t":268435456}]"#, 268_435_456.0, false),
+        (r#"[{"n":"a","v":1,"bt":268435450,"t":6}]"#, 268_435_456.0, false),
+        (r#"[{"n":"a","v":1,"bt":1763799000.5}]"#, 1_763_799_000.5, false),
+        (r#"[{"n":"a","v":1,"bt":1763800300}]"#, NOW + 300.0, false),
     ] {
-        assert_eq!(one(json).time.to_bits(), time.to_bits(), "{json}");
+        let reading = one(json);
+        assert_eq!(reading.time.to_bits(), time.to_bits(), "{json}");
+        assert_eq!(reading.relative, relative, "{json}");
     }
 }
 
@@ -135,13 +137,14 @@ fn a_time_before_1970_or_too_far_ahead_is_refused_with_code_4() {
 }
 
 #[test]
-fn a_gateway_without_a_clock_takes_absolute_times_until_2100() {
+fn a_gateway_without_a_clock_takes_absolute_times_until_2100_and_ages_from_before_1970() {
     let at = |json: &str| resolve(&pack(json), &device(), 100.0, &LIMITS);
     let time = |json: &str| at(json).unwrap()[0].time;
     assert_eq!(time(r#"[{"n":"a","v":1,"t":-5}]"#).to_bits(), 95f64.to_bits());
     assert_eq!(time(r#"[{"n":"a","v":1,"t":1763800000}]"#).to_bits(), NOW.to_bits());
     assert!(at(r#"[{"n":"a","v":1,"t":4102444800}]"#).is_ok());
-    for json in [r#"[{"n":"a","v":1,"t":4102444801}]"#, r#"[{"n":"a","v":1,"t":-101}]"#] {
+    assert_eq!(time(r#"[{"n":"a","v":1,"t":-101}]"#).to_bits(), (-1f64).to_bits());
+    for json in [r#"[{"n":"a","v":1,"t":4102444801}]"#, r#"[{"n":"a","v":1,"t":-268435557}]"#] {
         assert_eq!(at(json).unwrap_err().code, RejectCode::TimeOutOfRange);
     }
 }
@@ -406,11 +409,11 @@ fn all_records_have_one_version_of_at_most_10() {
 fn unknown_labels_are_ignored_unless_they_must_be_understood() {
     assert_eq!(
         one(r#"[{"n":"a","v":1,"colour":["red",{"deep":1}],"bx":5,"_x":1,"":2}]"#),
-        reading("a", "", 1.0, NOW)
+        stamped("a", "", 1.0)
     );
     // Integers beyond the table.
     let extra = hex("81 a4 00 6161 02 01 09 f6 26 80");
-    assert_eq!(resolved(&extra), Ok(vec![reading("a", "", 1.0, NOW)]));
+    assert_eq!(resolved(&extra), Ok(vec![stamped("a", "", 1.0)]));
     assert_eq!(
         malformed(r#"[{"n":"a","v":1},{"n":"a","v":1,"scale_":2}]"#),
         r#"record 1: the label "scale_" ends in '_', so it must be understood, and it is not known here"#

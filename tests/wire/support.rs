@@ -77,6 +77,11 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
         .collect()
 }
 
+/// A reading that the gateway stamped when it received it.
+pub(crate) fn stamped(name: &str, unit: &str, value: f64) -> Reading {
+    Reading { relative: true, ..reading(name, unit, value, NOW) }
+}
+
 pub(crate) fn reading(name: &str, unit: &str, value: f64, time: f64) -> Reading {
     Reading {
         name: name.into(),
@@ -85,5 +90,6 @@ pub(crate) fn reading(name: &str, unit: &str, value: f64, time: f64) -> Reading 
         sum: None,
         time,
         update_time: None,
+        relative: false,
     }
 }

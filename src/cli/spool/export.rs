@@ -3,7 +3,8 @@
 //! `jsonl` is one line for each batch: the very JSON that the broker would have got (see
 //! [`payload`]), with `"spooled":true`. `cbor` is a CBOR sequence (RFC 8742): for each batch an
 //! array `[device: tstr, epoch: uint, seq: uint / null, received: float64, pack]`, the pack being
-//! the resolved SenML CBOR pack (RFC 8428 section 6).
+//! the resolved SenML CBOR pack (RFC 8428 section 6), and `clock_shift: float64` after it where times
+//! were corrected.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -118,8 +119,9 @@ fn create(path: &Path, data_dir: &Path) -> anyhow::Result<File> {
 
 fn write_cbor(out: &mut BytesMut, batch: &Batch) -> io::Result<()> {
     use ciborium::Value;
-    // An array of five items (RFC 8949 section 3), the last of which is there as bytes already.
-    out.extend_from_slice(&[0x85]);
+    let corrected = batch.shift.abs() > 0.0;
+    // An array of five or six items (RFC 8949 section 3); the pack is there as bytes already.
+    out.extend_from_slice(&[if corrected { 0x86 } else { 0x85 }]);
     let items = [
         Value::Text(batch.device.as_str().into()),
         batch.epoch.into(),
@@ -130,11 +132,18 @@ fn write_cbor(out: &mut BytesMut, batch: &Batch) -> io::Result<()> {
         ciborium::into_writer(&item, &mut bytes).map_err(io::Error::other)?;
     }
     out.extend_from_slice(&bytes);
-    // Always eight bytes wide, so that a reader need not know the narrower floats.
-    out.extend_from_slice(&[0xfb]);
-    out.extend_from_slice(&batch.received.to_be_bytes());
+    put_float(out, batch.received);
     payload::write_senml_cbor(out, &batch.readings);
+    if corrected {
+        put_float(out, batch.shift);
+    }
     Ok(())
+}
+
+/// Always eight bytes wide, so that a reader need not know the narrower floats.
+fn put_float(out: &mut BytesMut, float: f64) {
+    out.extend_from_slice(&[0xfb]);
+    out.extend_from_slice(&float.to_be_bytes());
 }
 
 #[cfg(test)]
@@ -153,11 +162,20 @@ mod tests {
             sum: None,
             time: 1.0,
             update_time: None,
+            relative: false,
         };
         for seq in [Some(u64::MAX), None] {
             let device = DeviceId::new("kiln-3").unwrap();
             let readings = vec![reading.clone()];
-            let batch = Batch { device, epoch: 7, seq, received: 2.5, readings };
+            let batch = Batch {
+                device,
+                epoch: 7,
+                seq,
+                received: 2.5,
+                base: crate::core::clock::Base::default(),
+                shift: 0.0,
+                readings,
+            };
             let mut bytes = BytesMut::new();
             write_cbor(&mut bytes, &batch).unwrap();
             let mut rest = &bytes[..];
@@ -170,6 +188,11 @@ mod tests {
             assert_eq!(items[3], Value::Float(2.5));
             assert_eq!(items[4].as_array().unwrap().len(), 1);
             assert_eq!(items.len(), 5);
+            let mut corrected = BytesMut::new();
+            write_cbor(&mut corrected, &Batch { shift: -1.5, ..batch }).unwrap();
+            let value: Value = ciborium::from_reader(&corrected[..]).unwrap();
+            let items = value.into_array().unwrap();
+            assert_eq!((items.len(), &items[5]), (6, &Value::Float(-1.5)));
         }
     }
 

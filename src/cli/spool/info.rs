@@ -278,7 +278,15 @@ mod tests {
 
     fn batch(epoch: u64, seq: Option<u64>) -> Batch {
         let device = DeviceId::new("a").unwrap();
-        Batch { device, epoch, seq, received: 1.0, readings: Vec::new() }
+        Batch {
+            device,
+            epoch,
+            seq,
+            received: 1.0,
+            base: crate::core::clock::Base::default(),
+            shift: 0.0,
+            readings: Vec::new(),
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::core::batch::{Reading, Value};
+use crate::core::clock::Base;
 
 const WINDOW: usize = 8;
 
@@ -89,6 +90,8 @@ impl World {
             epoch: 1,
             seq: Some(seq),
             received: self.now,
+            base: Base::default(),
+            shift: 0.0,
             readings: vec![Reading {
                 name: "t".into(),
                 unit: None,
@@ -96,6 +99,7 @@ impl World {
                 sum: None,
                 time: self.now,
                 update_time: None,
+                relative: false,
             }],
         })
     }

@@ -8,18 +8,18 @@ use compact_str::CompactString;
 
 use super::number::{Fault, number};
 use super::{Label, Limits, NAME_MAX, Reject, RejectCode, UNIT_MAX};
-use crate::core::batch::{Reading, Value};
+use crate::core::batch::{self, Reading, Value};
 use crate::core::cbor::{self, Cursor, Header};
+use crate::core::clock::is_set;
 use crate::core::ids::{DEVICE_ID_MAX, DeviceId};
 
 /// The newest version of SenML that is understood, and the default (RFC 8428 section 4.1).
 const VERSION: u64 = 10;
 /// Times from here on are absolute (RFC 8428 section 4.5.3).
 const FIRST_ABSOLUTE_TIME: f64 = 268_435_456.0;
-/// 2025-01-01: a clock that shows less has not been set.
-const CLOCK_IS_SET: f64 = 1_735_689_600.0;
-/// 2100-01-01: the latest time taken while the gateway's own clock is not set.
-const LATEST_WITHOUT_CLOCK: f64 = 4_102_444_800.0;
+/// 2100-01-01: the latest time taken whatever the gateway's own clock shows, and the only limit while
+/// it is not set.
+const LATEST: f64 = 4_102_444_800.0;
 /// What a record's fields lie within: the message, the pack and the record.
 const DEPTH: usize = 3;
 /// The device's id and a separator may come before the name.
@@ -37,8 +37,9 @@ const RECORD_MIN: usize = 3;
 ///
 /// # Errors
 /// The whole pack is refused: [`RejectCode::MalformedSenml`], [`RejectCode::TooManyRecords`], or
-/// [`RejectCode::TimeOutOfRange`] for a time before 1970 or more than `max_ahead` after `now` (the
-/// year 2100, while `now` lies before 2025 and so cannot be right).
+/// [`RejectCode::TimeOutOfRange`] for a time before 1970 or more than `max_ahead` after `now`. While
+/// `now` lies before 2025 and so cannot be right, the limit is the year 2100, and a time before `now`
+/// may come out before 1970: it can be corrected later, and a refusal could not.
 pub fn resolve(
     pack: &[u8],
     device: &DeviceId,
@@ -68,9 +69,7 @@ pub fn resolve(
     if readings.is_empty() {
         return Err(malformed("the pack holds no measurement".into()));
     }
-    if !readings.is_sorted_by(|a, b| a.time <= b.time) {
-        readings.sort_by(|a, b| a.time.total_cmp(&b.time));
-    }
+    batch::sort(&mut readings);
     Ok(readings)
 }
 
@@ -308,13 +307,15 @@ impl<'p> Resolver<'_, 'p> {
             }
             return Err(self.wrong("it has neither a value ('v', 'vs', 'vb', 'vd') nor a sum"));
         }
+        let (time, relative) = self.time(record.time)?;
         Ok(Some(Reading {
             name: self.name(&record.name)?,
             unit: record.unit.as_ref().or(self.base.unit.as_ref()).map(CompactString::new),
             value,
             sum,
-            time: self.time(record.time)?,
+            time,
             update_time: record.update_time,
+            relative,
         }))
     }
 
@@ -362,19 +363,21 @@ impl<'p> Resolver<'_, 'p> {
         Err(self.wrong(&format!("{fault}: {}", shown(&String::from_utf8_lossy(full)))))
     }
 
-    /// Section 4.5.3.
-    fn time(&self, own: f64) -> Result<f64, Reject> {
+    /// Section 4.5.3. Whether it is relative to now comes with it.
+    fn time(&self, own: f64) -> Result<(f64, bool), Reject> {
         let given = self.base.time + own;
-        let time = if given < FIRST_ABSOLUTE_TIME { self.now + given } else { given };
-        let clock_is_set = self.now >= CLOCK_IS_SET;
-        let latest =
-            if clock_is_set { self.now + self.limits.max_ahead } else { LATEST_WITHOUT_CLOCK };
-        if (0.0..=latest).contains(&time) {
-            return Ok(time);
+        let relative = given < FIRST_ABSOLUTE_TIME;
+        let time = if relative { self.now + given } else { given };
+        let clock_is_set = is_set(self.now);
+        let ahead = if clock_is_set { self.now + self.limits.max_ahead } else { LATEST };
+        let latest = ahead.min(LATEST);
+        let earliest = if clock_is_set { 0.0 } else { -FIRST_ABSOLUTE_TIME };
+        if (earliest..=latest).contains(&time) {
+            return Ok((time, relative));
         }
         let fault = if time < 0.0 {
             "before 1970".to_owned()
-        } else if clock_is_set {
+        } else if ahead < LATEST {
             format!("more than {} s ahead of the gateway's clock", self.limits.max_ahead)
         } else {
             "after the year 2099".to_owned()

@@ -302,6 +302,7 @@ pub(super) fn readings(seq: Option<u64>, name: &str) -> Vec<u8> {
         sum: None,
         time: 1_763_800_000.0,
         update_time: None,
+        relative: false,
     };
     let pack = senml::encode(&[reading]);
     DeviceMessage::Readings { seq, pack: &pack }.encode()

@@ -1,7 +1,7 @@
 //! `kill -9` and power cuts: a child process writes commands and reports what is durable; the parent
 //! ends it and looks for everything that was reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -58,6 +58,7 @@ struct Writer {
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     /// Versions that are durable and were not asked to be forgotten.
     durable: BTreeMap<u64, u32>,
+    forgotten: BTreeSet<u64>,
     count: usize,
     said: String,
 }
@@ -74,7 +75,7 @@ impl Writer {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines, durable, count: 0, said: String::new() }
+        Self { child, lines, durable, forgotten: BTreeSet::new(), count: 0, said: String::new() }
     }
 
     fn line(&mut self) -> Option<()> {
@@ -83,11 +84,16 @@ impl Writer {
         match words[..] {
             ["durable", number, version] => {
                 let (number, version) = (number.parse().unwrap(), version.parse().unwrap());
-                self.durable.insert(number, version);
+                // The report of a write may come after the command was given up again.
+                if !self.forgotten.contains(&number) {
+                    self.durable.insert(number, version);
+                }
                 self.count += 1;
             }
             ["forget", number] => {
-                self.durable.remove(&number.parse().unwrap());
+                let number = number.parse().unwrap();
+                self.durable.remove(&number);
+                self.forgotten.insert(number);
             }
             _ => {
                 self.said.push_str(&line);

@@ -28,8 +28,11 @@ impl Catalog {
             Some(tallies) if whole => tallies,
             summary => count(front, head).or(summary).unwrap_or_default(),
         };
-        let shift = self.ages.corrected(front.first, 0.0);
-        let received = |times: (f64, f64)| (times.0 + shift, times.1 + shift);
+        let base = front.base;
+        let received = |(oldest, newest): (f64, f64)| {
+            let shift = self.ages.best_correction(newest, &base).unwrap_or(0.0);
+            (oldest + shift, newest + shift)
+        };
         let evicted: Vec<_> = tallies
             .losses(reason, now)
             .into_iter()

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use super::support::*;
 use crate::core::batch::Batch;
+use crate::core::clock::Moment;
 use crate::ports::Spool;
 use crate::spool::inspect::{Fault, InspectError, Inspection};
 use crate::spool::marks;
@@ -28,7 +29,7 @@ fn sample(dir: &Path) {
 }
 
 fn read(dir: &Path) -> (BTreeMap<u64, Batch>, Vec<Fault>) {
-    let inspection = Inspection::open(dir).unwrap();
+    let inspection = Inspection::open(dir, Moment::default()).unwrap();
     let mut batches = BTreeMap::new();
     let mut faults = inspection.faults.clone();
     for folder in &inspection.generations {
@@ -81,14 +82,14 @@ fn all_that_waits_is_read_and_nothing_is_changed() {
 #[test]
 fn a_folder_in_use_or_without_a_spool_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let refusal = Inspection::open(dir.path()).unwrap_err();
+    let refusal = Inspection::open(dir.path(), Moment::default()).unwrap_err();
     assert!(matches!(refusal, InspectError::NoSpool { .. }), "{refusal}");
     assert!(fs::read_dir(dir.path()).unwrap().next().is_none(), "nothing is made");
     let bench = Bench::open(dir.path(), &settings());
-    let refusal = Inspection::open(dir.path()).unwrap_err().to_string();
+    let refusal = Inspection::open(dir.path(), Moment::default()).unwrap_err().to_string();
     assert!(refusal.contains(&format!("process {}", std::process::id())), "{refusal}");
     drop(bench);
-    let inspection = Inspection::open(dir.path()).unwrap();
+    let inspection = Inspection::open(dir.path(), Moment::default()).unwrap();
     assert_eq!((inspection.head, inspection.next), (1, 1));
     assert!(inspection.generations.is_empty() && inspection.faults.is_empty());
 }
@@ -132,9 +133,9 @@ fn whatever_is_damaged_all_the_rest_is_read_and_the_gap_is_told() {
 fn a_folder_that_is_gone_is_told_and_so_are_lost_marks() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path());
-    let first = Inspection::open(dir.path()).unwrap().generations[0].clone();
+    let first = Inspection::open(dir.path(), Moment::default()).unwrap().generations[0].clone();
     fs::remove_file(dir.path().join("spool/marks")).unwrap();
-    let inspection = Inspection::open(dir.path()).unwrap();
+    let inspection = Inspection::open(dir.path(), Moment::default()).unwrap();
     assert!(inspection.notes[0].contains("marks"), "{:?}", inspection.notes);
     let (batches, faults) = read(dir.path());
     assert_eq!(faults, []);
@@ -153,11 +154,11 @@ fn what_was_kept_aside_is_listed_and_can_be_read() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path());
     let spool = dir.path().join("spool");
-    let inspection = Inspection::open(dir.path()).unwrap();
+    let inspection = Inspection::open(dir.path(), Moment::default()).unwrap();
     let (first, second) = (&inspection.generations[0], &inspection.generations[1]);
     let aside = format!("damaged-1763800000-{}", first.name);
     fs::rename(spool.join(&first.name), spool.join(&aside)).unwrap();
-    let inspection = Inspection::open(dir.path()).unwrap();
+    let inspection = Inspection::open(dir.path(), Moment::default()).unwrap();
     assert_eq!(inspection.aside.len(), 1);
     let mut positions = Vec::new();
     let each = |position, _| {

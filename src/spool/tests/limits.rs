@@ -206,28 +206,3 @@ fn what_grew_too_old_while_the_gateway_was_off_goes_too() {
     let SpoolEvent::Evicted { through: 1, losses } = bench.event() else { panic!() };
     assert_eq!(losses[0].reason, LossReason::EvictedAge);
 }
-
-#[test]
-fn a_clock_that_is_set_makes_nothing_old_not_even_after_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Arc::new(TestClock::default());
-    let years = 50.0 * 365.0 * 86400.0;
-    clock.set(-years);
-    let mut bench = Bench::try_open(dir.path(), &week(), clock.clone()).unwrap();
-    let received = unix() - years;
-    bench.append(crate::core::batch::Batch { received, ..batch(0) });
-    bench.durable(1);
-    bench.until("shown", |bench| bench.health.spool().oldest.is_some_and(|at| at < unix() - 1e9));
-    clock.set(years);
-    bench.until("corrected", |bench| {
-        bench.health.spool().oldest.is_some_and(|at| (at - unix()).abs() < 60.0)
-    });
-    assert_eq!(bench.poll(), None);
-    drop(bench);
-    let mut bench = Bench::try_open(dir.path(), &week(), clock).unwrap();
-    bench.until("still corrected", |bench| {
-        bench.health.spool().oldest.is_some_and(|at| (at - unix()).abs() < 60.0)
-    });
-    assert_eq!(bench.poll(), None);
-    assert_eq!(bench.load_all().0.len(), 1);
-}

@@ -1,6 +1,7 @@
 //! The spool as the engine sees it, on real disks: grouped by what may go wrong.
 
 mod basics;
+mod clock;
 mod crash;
 mod damage;
 mod full_disk;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Drain, SpoolSettings, WhenFull};
 use crate::core::batch::{Batch, Loss, Reading, Value};
+use crate::core::clock::Base;
 use crate::core::ids::{DeviceId, Position};
 use crate::ports::{Clock, Health, Spool, SpoolEvent};
 use crate::spool::{SledSpool, SpoolError, open};
@@ -42,6 +43,14 @@ impl Bench {
         dir: &Path,
         settings: &SpoolSettings,
         clock: Arc<TestClock>,
+    ) -> Result<Self, SpoolError> {
+        Self::with_clock(dir, settings, clock)
+    }
+
+    pub(super) fn with_clock(
+        dir: &Path,
+        settings: &SpoolSettings,
+        clock: Arc<dyn Clock>,
     ) -> Result<Self, SpoolError> {
         let health = Arc::new(Health::default());
         let spool = open(dir, settings, health.clone(), clock)?;
@@ -159,12 +168,15 @@ pub(super) fn sized(number: u64, readings: usize) -> Batch {
         sum: None,
         time: time + n as f64,
         update_time: None,
+        relative: false,
     };
     Batch {
         device: DeviceId::new(&format!("kiln-{device}")).unwrap(),
         epoch: 7 + device,
         seq: Some(1 + number / 20),
         received: time + 0.037,
+        base: Base::default(),
+        shift: 0.0,
         readings: (0..readings).map(reading).collect(),
     }
 }

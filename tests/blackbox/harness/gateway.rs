@@ -27,6 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) devices: u16,
     /// The dashboard's port.
     pub(crate) dashboard: u16,
+    environment: Vec<(String, PathBuf)>,
     /// A library to load before all others.
     pub(crate) preload: Option<PathBuf>,
     child: Option<Child>,
@@ -67,7 +68,7 @@ impl Setup {
     pub(crate) fn prepare(self) -> Gateway {
         let Self { dir, table, devices, dashboard } = self;
         std::fs::write(dir.path().join("tidegate.toml"), table.to_string()).unwrap();
-        Gateway { dir, devices, dashboard, preload: None, child: None }
+        Gateway { dir, devices, dashboard, environment: Vec::new(), preload: None, child: None }
     }
 
     /// Starts it and waits until it is ready.
@@ -89,6 +90,11 @@ impl Gateway {
             self.unready().await.is_none()
         })
         .await;
+    }
+
+    /// Sets a variable of its environment from the next start on.
+    pub(crate) fn env(&mut self, name: &str, value: impl Into<PathBuf>) {
+        self.environment.push((name.to_owned(), value.into()));
     }
 
     /// What `/readyz` says is wrong, also that nobody answers; `None` when it is ready.
@@ -132,6 +138,7 @@ impl Gateway {
         for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().cloned());
         command.envs(self.preload.iter().map(|library| ("LD_PRELOAD", library)));
         command
     }

@@ -1,0 +1,106 @@
+//! The gateway's state, shared for status pages.
+
+use std::sync::Mutex;
+
+use super::lock;
+
+/// The gateway's state as `/api/v1/status` shows it; written by the engine and the spool.
+#[derive(Debug, Default)]
+pub struct Health {
+    uplink: Mutex<UplinkHealth>,
+    spool: Mutex<SpoolHealth>,
+    ledger: Mutex<LedgerHealth>,
+}
+
+/// The uplink's part.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UplinkHealth {
+    /// Where the connection stands.
+    pub state: UplinkState,
+    /// Since when: Unix time in seconds.
+    pub since: f64,
+    /// Why it last failed.
+    pub last_error: Option<String>,
+}
+
+/// Where the connection to the broker stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UplinkState {
+    /// PUBACKs may come.
+    Connected,
+    /// On the way, for the first time or again.
+    #[default]
+    Connecting,
+    /// Lost, waiting before the next attempt.
+    Disconnected,
+}
+
+/// The spool's part.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SpoolHealth {
+    /// Whether it is open for use.
+    pub open: bool,
+    /// Why it cannot be written now.
+    pub fault: Option<String>,
+    /// Batches waiting.
+    pub batches: u64,
+    /// Readings in them.
+    pub readings: u64,
+    /// What the disk holds, in bytes.
+    pub bytes: u64,
+    /// The setting.
+    pub max_bytes: u64,
+    /// The setting, in seconds; none before the spool is open.
+    pub max_age: Option<f64>,
+    /// What the file system leaves to it, in bytes, where that is known.
+    pub room: Option<u64>,
+    /// There is no room, and devices are held back until there is (`when_full = "block"`).
+    pub full: bool,
+    /// When the oldest batch was received: Unix time in seconds.
+    pub oldest: Option<f64>,
+    /// Readings lost since the start.
+    pub lost_readings: u64,
+}
+
+/// The part of the ledger of commands.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LedgerHealth {
+    /// Whether it is open for use.
+    pub open: bool,
+    /// Why it cannot be written now.
+    pub fault: Option<String>,
+    /// Damaged databases that were found since the start.
+    pub damaged: u64,
+}
+
+impl Health {
+    /// Changes the ledger's part.
+    pub fn set_ledger(&self, change: impl FnOnce(&mut LedgerHealth)) {
+        change(&mut lock(&self.ledger));
+    }
+
+    /// The ledger's part.
+    pub fn ledger(&self) -> LedgerHealth {
+        lock(&self.ledger).clone()
+    }
+
+    /// Changes the uplink's part.
+    pub fn set_uplink(&self, change: impl FnOnce(&mut UplinkHealth)) {
+        change(&mut lock(&self.uplink));
+    }
+
+    /// Changes the spool's part.
+    pub fn set_spool(&self, change: impl FnOnce(&mut SpoolHealth)) {
+        change(&mut lock(&self.spool));
+    }
+
+    /// The uplink's part.
+    pub fn uplink(&self) -> UplinkHealth {
+        lock(&self.uplink).clone()
+    }
+
+    /// The spool's part.
+    pub fn spool(&self) -> SpoolHealth {
+        lock(&self.spool).clone()
+    }
+}
