@@ -139,6 +139,9 @@ impl Hub {
         // Before the snapshot reads the slots: see `Fleet::watch`.
         self.context.fleet.watch(true);
         self.arrival.notify_one();
+        if before == 0 {
+            self.forget_last_tick();
+        }
         let ticks = self.ticks.subscribe();
         let mut viewer = Viewer {
             hub: Arc::clone(self),
@@ -174,10 +177,12 @@ impl Hub {
         }
     }
 
-    /// Nobody needs the last tick's texts any more; only its numbers go on.
+    /// Nobody needs the last tick's texts any more; only its numbers go on. What became of commands
+    /// while nobody watched is no news for who comes next.
     fn forget_last_tick(&self) {
+        let commands = self.context.commands.book.count();
         self.ticks.send_modify(|tick| {
-            let Tick { version, status_version, removal_version, commands, .. } = **tick;
+            let Tick { version, status_version, removal_version, .. } = **tick;
             let numbers =
                 Tick { version, status_version, removal_version, commands, ..Tick::default() };
             *tick = Arc::new(numbers);
