@@ -31,9 +31,9 @@ use super::suspects::{STRIKES, Suspects};
 
 /// Requests over HTTP taken in one turn at most.
 const REQUESTS_PER_TURN: usize = 64;
-/// Answers to requests that are none, waiting for the broker; more are not answered. What the
-/// ledger keeps is not bounded by this, see [`Desk`].
-const COMPLAINTS: usize = 64;
+/// Answers that are no results, waiting for the broker: to requests that are none, that are refused
+/// or that were made before. More are not given. Results are not bounded by this, see [`Desk`].
+const ANSWERS: usize = 64;
 /// Malformed requests over MQTT are logged this often, in seconds.
 const LOG_INTERVAL: f64 = 10.0;
 
@@ -86,8 +86,17 @@ pub(super) struct Commands<L> {
 
 /// Who waits for an answer.
 enum Asker {
-    Mqtt { receipt: Receipt, response: Option<Response> },
+    Mqtt(Box<MqttAsker>),
     Local(oneshot::Sender<Reply>),
+}
+
+/// Who asked over MQTT, and for what.
+struct MqttAsker {
+    receipt: Receipt,
+    device: DeviceId,
+    id: Option<String>,
+    name: String,
+    response: Option<Response>,
 }
 
 impl<L: Ledger> Commands<L> {
@@ -153,20 +162,26 @@ impl<L: Ledger> Commands<L> {
         let id = DeviceId::new(&device);
         let request = Request::parse(&payload, self.max_size);
         match (id, request, response) {
-            (Ok(id), Ok(request), Ok(response)) => {
+            (Ok(device), Ok(request), Ok(response)) => {
                 let requester =
                     Requester { via: Way::Mqtt, name: String::new(), response: response.clone() };
-                let ticket = self.ticket(Asker::Mqtt { receipt, response });
-                self.desk.request(ticket, &id, request, requester, &self.permits, now);
+                let (id, name) = (request.id.clone(), request.name.clone());
+                let from = MqttAsker { receipt, device: device.clone(), id, name, response };
+                let ticket = self.ticket(Asker::Mqtt(Box::new(from)));
+                self.desk.request(ticket, &device, request, requester, &self.permits, now);
             }
-            (Err(error), _, response) => {
-                let bad = BadRequest { reason: error.to_string(), id: None, name: None };
+            (id, request, response) => {
+                let (bad, known) = match request {
+                    Ok(Request { id, name, .. }) => (None, (id, Some(name))),
+                    Err(bad) => (Some(bad.reason), (bad.id, bad.name)),
+                };
+                // The first that is wrong is named.
+                let reason = id.err().map(|error| error.to_string()).or(bad);
+                let reason = reason.or_else(|| Some(response.as_ref().err()?.reason.clone()));
+                let bad =
+                    BadRequest { reason: reason.unwrap_or_default(), id: known.0, name: known.1 };
                 self.complain(receipt, &device, &bad, response.ok().flatten(), now);
             }
-            (_, Err(bad), response) => {
-                self.complain(receipt, &device, &bad, response.ok().flatten(), now);
-            }
-            (_, _, Err(bad)) => self.complain(receipt, &device, &bad, None, now),
         }
     }
 
@@ -193,24 +208,23 @@ impl<L: Ledger> Commands<L> {
                  the last such line"
             );
         }
-        let known = response.is_some() || bad.id.is_some();
-        let complaints = self.outbox.iter().filter(|(finish, _)| finish.is_none()).count();
-        if !known || complaints >= COMPLAINTS {
+        if response.is_some() || bad.id.is_some() {
+            let name = bad.name.as_deref();
+            let answer = rejected(bad.id.as_deref(), device, name, &bad.reason, now);
+            self.say(device, response, &answer);
+        }
+    }
+
+    /// Answers whoever asked over MQTT with something that is no result.
+    fn say(&mut self, device: &str, response: Option<Response>, answer: &serde_json::Value) {
+        let waiting = self.outbox.iter().filter(|(finish, _)| finish.is_none()).count();
+        if waiting >= ANSWERS {
             return;
         }
-        let answer = json!({
-            "id": bad.id,
-            "device": device,
-            "name": bad.name,
-            "state": State::Rejected.as_str(),
-            "value": null,
-            "error": bad.reason,
-            "time": now.unix,
-        });
         let message = match response {
-            Some(response) => to(response, &answer),
+            Some(response) => to(response, answer),
             // The device is a part of the topic; one that is none has no topic to answer on.
-            None if DeviceId::new(device).is_ok() => on_results(device, &answer),
+            None if DeviceId::new(device).is_ok() => on_results(device, answer),
             None => return,
         };
         self.outbox.push_back((None, message));
@@ -355,27 +369,23 @@ impl<L: Ledger> Commands<L> {
         match self.askers.remove(&ticket) {
             // Who asked may have gone.
             Some(Asker::Local(sender)) => drop(sender.send(reply)),
-            Some(Asker::Mqtt { receipt, response }) => {
+            Some(Asker::Mqtt(asker)) => {
+                let MqttAsker { receipt, device, id, name, response } = *asker;
                 self.confirmed.push(receipt);
                 let answer = match reply {
                     // The result follows by itself.
                     Reply::Kept { repeated: false, .. } => return,
-                    Reply::Kept { record, .. } => (record.device.clone(), record.result_json()),
+                    Reply::Kept { record, .. } => record.result_json(),
                     Reply::Refused(refusal) => {
                         tracing::warn!(error = %refusal, "a request for a command is refused");
-                        let Some(response) = response else { return };
-                        let answer = json!({
-                            "state": State::Rejected.as_str(),
-                            "error": refusal.to_string(),
-                            "time": now.unix,
-                        });
-                        return self.outbox.push_back((None, to(response, &answer)));
+                        if response.is_none() && id.is_none() {
+                            return;
+                        }
+                        let (device, error) = (device.as_str(), refusal.to_string());
+                        rejected(id.as_deref(), device, Some(&name), &error, now)
                     }
                 };
-                let (device, answer) = answer;
-                let message = response
-                    .map_or_else(|| on_results(device.as_str(), &answer), |r| to(r, &answer));
-                self.outbox.push_back((None, message));
+                self.say(device.as_str(), response, &answer);
             }
             None => {}
         }
@@ -414,6 +424,25 @@ impl<L: Ledger> Commands<L> {
     pub(super) fn close(&mut self) -> impl Future<Output = ()> {
         self.ledger.close()
     }
+}
+
+/// What is said of a request that is not in the ledger.
+fn rejected(
+    id: Option<&str>,
+    device: &str,
+    name: Option<&str>,
+    error: &str,
+    now: Now,
+) -> serde_json::Value {
+    json!({
+        "id": id,
+        "device": device,
+        "name": name,
+        "state": State::Rejected.as_str(),
+        "value": null,
+        "error": error,
+        "time": now.unix,
+    })
 }
 
 fn on_results(device: &str, answer: &serde_json::Value) -> Message {

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod commands;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod damage;

@@ -58,6 +58,8 @@ pub struct Desk {
     pub(super) dirty: BTreeSet<u64>,
     pub(super) touched: BTreeSet<DeviceId>,
     pub(super) answerable: BTreeSet<u64>,
+    /// What is to be looked at for [`Command::shown`].
+    pub(super) unseen: BTreeSet<u64>,
     pub(super) actions: Vec<Action>,
     pub(super) counts: Counts,
 }
@@ -65,6 +67,9 @@ pub struct Desk {
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) record: Arc<Record>,
+    /// As it may be told: an end only once it is durable, so that nobody is told of one that a
+    /// crash takes back.
+    pub(super) shown: Arc<Record>,
     /// The version that is known to be durable, 0 for none.
     pub(super) durable: u32,
     /// The version that ended it.
@@ -126,6 +131,7 @@ impl Desk {
             dirty: BTreeSet::new(),
             touched: BTreeSet::new(),
             answerable: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             actions: Vec::new(),
             counts: Counts::default(),
         };
@@ -316,6 +322,7 @@ impl Desk {
     pub fn persisted(&mut self, number: u64, version: u32) {
         let Some(command) = self.commands.get_mut(&number) else { return };
         command.durable = command.durable.max(version);
+        self.unseen.insert(number);
         self.answerable.insert(number);
         self.touched.insert(command.record.device.clone());
     }
@@ -410,7 +417,8 @@ impl Desk {
         let delivered = record.history.iter().any(|entry| entry.state == State::Delivered);
         let sending = if delivered && !record.redeliver { Sending::Over } else { Sending::Due };
         let (record, waiting) = (Arc::new(record), Vec::new());
-        let command = Command { record, durable, ended: 0, deadline, sending, waiting };
+        let shown = record.clone();
+        let command = Command { record, shown, durable, ended: 0, deadline, sending, waiting };
         self.commands.insert(number, command);
     }
 
@@ -431,6 +439,7 @@ impl Desk {
         }
         self.deadlines.remove(&(ordered(command.deadline), number));
         self.dirty.remove(&number);
+        self.unseen.remove(&number);
         self.answerable.remove(&number);
         if let Some(device) = self.devices.get_mut(&record.device) {
             device.unfinished.remove(&number);

@@ -26,9 +26,10 @@ impl Desk {
         for number in std::mem::take(&mut self.dirty) {
             if let Some(command) = self.commands.get(&number) {
                 self.actions.push(Action::Persist(command.record.clone()));
-                self.actions.push(Action::Changed(command.record.clone()));
+                self.unseen.insert(number);
             }
         }
+        self.show();
         self.answer();
         self.publish();
     }
@@ -160,6 +161,17 @@ impl Desk {
         }
     }
 
+    fn show(&mut self) {
+        for number in std::mem::take(&mut self.unseen) {
+            let Some(command) = self.commands.get_mut(&number) else { continue };
+            let news = command.shown.version < command.record.version;
+            if news && command.durable >= command.ended {
+                command.shown = command.record.clone();
+                self.actions.push(Action::Changed(command.record.clone()));
+            }
+        }
+    }
+
     fn answer(&mut self) {
         for number in std::mem::take(&mut self.answerable) {
             let Some(command) = self.commands.get_mut(&number) else { continue };
@@ -167,7 +179,7 @@ impl Desk {
                 continue;
             }
             for (ticket, repeated) in std::mem::take(&mut command.waiting) {
-                let reply = Reply::Kept { record: command.record.clone(), repeated };
+                let reply = Reply::Kept { record: command.shown.clone(), repeated };
                 self.actions.push(Action::Answer { ticket, reply });
             }
         }

@@ -16,6 +16,7 @@
 //! - A command that was accepted comes to one end: done, failed, expired or rejected. Only an
 //!   expired one may still become done or failed, by a late RESULT.
 //! - A request is answered when it is durable, or told that it cannot be.
+//! - Nobody is told of an end that is not durable, by an answer, a view or a result.
 //! - Nothing is sent to a device before it is durable. One with `redeliver = false` is sent at most
 //!   once: [`Action::Send`] comes after its state `delivered` is durable, and never again; what a
 //!   crash leaves in between is `delivered`, may never have reached the device, and expires with an
@@ -160,7 +161,8 @@ pub enum Action {
         /// The command.
         record: Arc<Record>,
     },
-    /// For views and the feed: the command has changed, which may not be durable yet.
+    /// For views and the feed: the command has changed. That it has ended is durable then; anything
+    /// before may not be.
     Changed(Arc<Record>),
 }
 

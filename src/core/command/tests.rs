@@ -46,6 +46,8 @@ struct Bench {
     /// What was persisted last, as the disk has it once it is durable.
     pending: Vec<Arc<Record>>,
     disk: BTreeMap<u64, Record>,
+    /// What views were told last.
+    shown: Option<Arc<Record>>,
 }
 
 impl Bench {
@@ -55,7 +57,8 @@ impl Bench {
 
     fn restored(settings: Settings, kept: Kept, now: f64) -> Self {
         let desk = Desk::restore(settings, kept, 7, at(now));
-        Self { desk, now, tickets: 0, pending: Vec::new(), disk: BTreeMap::new() }
+        let pending = Vec::new();
+        Self { desk, now, tickets: 0, pending, disk: BTreeMap::new(), shown: None }
     }
 
     fn request(&mut self, name: &str, request: Request) -> Ticket {
@@ -90,7 +93,7 @@ impl Bench {
         for action in self.desk.actions() {
             match action {
                 Action::Persist(record) => self.pending.push(record),
-                Action::Changed(_) => {}
+                Action::Changed(record) => self.shown = Some(record),
                 Action::Forget { number, .. } => {
                     self.disk.remove(&number);
                     rest.push(action);
@@ -569,4 +572,19 @@ fn a_record_survives_its_own_format() {
         record.result_json().as_object().unwrap().keys().collect::<Vec<_>>(),
         ["device", "error", "id", "name", "state", "time", "value"]
     );
+}
+
+#[test]
+fn an_end_is_told_when_it_is_durable() {
+    let mut bench = Bench::new();
+    bench.open(1, "a", &[]);
+    bench.request("a", ask("x", "1"));
+    bench.settle();
+    bench.result(1, "1", true, Value::Null);
+    let again = bench.request("a", ask("x", "1"));
+    let actions = bench.pump();
+    assert_eq!(answers(&actions), [(again, State::Delivered, true)]);
+    assert_eq!(bench.shown.as_ref().unwrap().state(), State::Delivered);
+    bench.settle();
+    assert_eq!(bench.shown.as_ref().unwrap().state(), State::Done);
 }

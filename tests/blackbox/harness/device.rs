@@ -40,6 +40,15 @@ pub(crate) struct Welcome {
     pub(crate) heartbeat: u64,
 }
 
+/// COMMAND.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Asked {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) params: Value,
+    pub(crate) ttl: u64,
+}
+
 /// What the gateway sends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum FromGateway {
@@ -50,6 +59,7 @@ pub(crate) enum FromGateway {
         code: u64,
         reason: String,
     },
+    Command(Asked),
     Close {
         code: u16,
         reason: String,
@@ -235,6 +245,33 @@ impl Device {
         }
     }
 
+    /// Expects COMMAND next.
+    pub(crate) async fn asked(&mut self) -> Asked {
+        match self.next().await {
+            FromGateway::Command(asked) => asked,
+            other => panic!("COMMAND expected, got {other:?}"),
+        }
+    }
+
+    /// Expects the COMMAND `id` next.
+    pub(crate) async fn asked_for(&mut self, id: &str) -> Asked {
+        let asked = self.asked().await;
+        assert_eq!(asked.id, id, "{asked:?}");
+        asked
+    }
+
+    /// Answers a command.
+    pub(crate) async fn result(&mut self, id: &str, ok: bool, value: impl Into<Value>) {
+        self.send(&result(id, ok, value)).await;
+    }
+
+    /// Sends a batch and reads until it is acknowledged: whatever was sent before has been dealt
+    /// with, and no COMMAND came meanwhile.
+    pub(crate) async fn nothing_more(&mut self, seq: u64) {
+        self.reading(seq, 1.0).await;
+        self.acked(seq).await;
+    }
+
     /// Expects REJECT next.
     pub(crate) async fn rejected(&mut self) -> (Option<u64>, u64, String) {
         match self.next().await {
@@ -268,6 +305,11 @@ pub(crate) fn hello(epoch: Option<u64>, more: &[(&str, Value)]) -> Value {
 /// READINGS.
 pub(crate) fn readings(seq: Option<u64>, pack: Value) -> Value {
     Value::Array(vec![1.into(), seq.map_or(Value::Null, Value::from), pack])
+}
+
+/// RESULT.
+pub(crate) fn result(id: &str, ok: bool, value: impl Into<Value>) -> Value {
+    Value::Array(vec![2.into(), id.into(), ok.into(), value.into()])
 }
 
 /// One SenML record with the integer labels of RFC 8428.
@@ -318,6 +360,12 @@ fn decode(bytes: &[u8]) -> FromGateway {
             code: uint(&items[2]),
             reason: text(&items[3]),
         },
+        19 => FromGateway::Command(Asked {
+            id: text(&items[1]),
+            name: text(&items[2]),
+            params: items[3].clone(),
+            ttl: uint(&items[4]),
+        }),
         other => panic!("message type {other} is not in the table"),
     }
 }

@@ -132,7 +132,8 @@ impl Gateway {
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
     }
 
-    fn binary(&self) -> Command {
+    /// The binary, to be run in its folder.
+    pub(crate) fn binary(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.current_dir(self.dir.path());
         for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUST_LOG"] {

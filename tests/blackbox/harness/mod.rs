@@ -5,6 +5,7 @@
 //! Every wait is for a condition and has a deadline; every process is ended when its owner is
 //! dropped, by its own handle; every server listens on 127.0.0.1.
 
+mod asking;
 mod bench;
 mod books;
 mod broker;
@@ -15,18 +16,24 @@ mod http;
 mod load;
 mod mqtt;
 mod proxy;
+mod requester;
 mod subscriber;
 
+pub(crate) use asking::{commands_path, states};
 pub(crate) use bench::Bench;
 pub(crate) use books::{Account, Accounts, Books, drained};
 pub(crate) use broker::Broker;
 pub(crate) use ciborium::Value;
-pub(crate) use device::{Connector, Device, FromGateway, Refusal, hello, pack, readings, record};
+pub(crate) use device::{
+    Connector, Device, FromGateway, Refusal, hello, pack, readings, record, result,
+};
 pub(crate) use disk::Disk;
 pub(crate) use gateway::{Gateway, Setup};
 pub(crate) use http::{Response, raw};
 pub(crate) use load::{Balance, Fleet};
+pub(crate) use mqtt::Publish;
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
+pub(crate) use requester::{Extra, Requester, commands_of, results_of};
 pub(crate) use subscriber::Subscriber;
 
 use std::future::Future;

@@ -17,11 +17,22 @@ pub(crate) struct Publish {
     pub(crate) payload: Vec<u8>,
     /// MQTT 5 user properties.
     pub(crate) properties: Vec<(String, String)>,
+    /// MQTT 5 correlation data.
+    pub(crate) correlation: Option<Vec<u8>>,
+}
+
+impl Publish {
+    /// The payload as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.payload)
+            .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.payload)))
+    }
 }
 
 pub(crate) const CONNECT: u8 = 1;
 pub(crate) const PUBLISH: u8 = 3;
 pub(crate) const PUBACK: u8 = 4;
+pub(crate) const SUBACK: u8 = 9;
 
 impl Packet {
     /// Reads one packet.
@@ -68,7 +79,7 @@ impl Packet {
         let topic = text(&mut rest);
         let has_id = self.bytes[0] & 0b110 != 0;
         let packet_id = has_id.then(|| number(&mut rest));
-        let mut properties = Vec::new();
+        let (mut properties, mut correlation) = (Vec::new(), None);
         if level == 5 {
             let length = varint(&mut rest);
             let (mut block, after) = rest.split_at(length);
@@ -77,7 +88,8 @@ impl Packet {
                 block = after;
                 match id {
                     0x26 => properties.push((text(&mut block), text(&mut block))),
-                    0x03 | 0x08 | 0x09 => drop(text(&mut block)),
+                    0x03 | 0x08 => drop(text(&mut block)),
+                    0x09 => correlation = Some(binary(&mut block).to_vec()),
                     0x01 => block = &block[1..],
                     0x02 => block = &block[4..],
                     0x23 => block = &block[2..],
@@ -86,7 +98,7 @@ impl Packet {
                 }
             }
         }
-        Publish { packet_id, topic, payload: rest.to_vec(), properties }
+        Publish { packet_id, topic, payload: rest.to_vec(), properties, correlation }
     }
 }
 
@@ -97,10 +109,14 @@ fn number(rest: &mut &[u8]) -> u16 {
 }
 
 fn text(rest: &mut &[u8]) -> String {
+    String::from_utf8_lossy(binary(rest)).into_owned()
+}
+
+fn binary<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let length = usize::from(number(rest));
     let (head, tail) = rest.split_at(length);
     *rest = tail;
-    String::from_utf8_lossy(head).into_owned()
+    head
 }
 
 fn varint(rest: &mut &[u8]) -> usize {

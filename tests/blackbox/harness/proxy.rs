@@ -1,6 +1,7 @@
 //! Stands between gateway and broker: a witness of every PUBLISH and PUBACK, and a source of
 //! faults that a broker killed or stopped cannot show.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub(crate) enum Mode {
     Forward,
     /// Passes everything on but the broker's PUBACKs, which it swallows.
     SwallowAcks,
+    /// Passes everything on but the gateway's PUBACKs, which it swallows.
+    SwallowConfirms,
     /// Accepts connections and is silent; so are those that it had.
     HalfOpen,
     /// Closes every connection at once.
@@ -45,6 +48,11 @@ impl Witnessed {
         self.acked.is_some_and(|reason| reason < 0x80)
     }
 
+    /// Whether it is the result of a command.
+    pub(crate) fn is_result(&self) -> bool {
+        self.publish.topic.ends_with("/results")
+    }
+
     /// Whether it is a batch of readings.
     pub(crate) fn is_readings(&self) -> bool {
         self.publish.topic.contains("/readings")
@@ -52,7 +60,7 @@ impl Witnessed {
 
     /// The payload as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.publish.payload).unwrap()
+        self.publish.json()
     }
 }
 
@@ -62,6 +70,7 @@ pub(crate) struct Proxy {
     mode: Arc<watch::Sender<(Mode, u64)>>,
     witnessed: Arc<Mutex<Vec<Witnessed>>>,
     connections: watch::Receiver<usize>,
+    swallowed: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -73,7 +82,10 @@ impl Proxy {
         let mode = Arc::new(watch::Sender::new((Mode::Forward, 0)));
         let witnessed = Arc::new(Mutex::new(Vec::new()));
         let (count, connections) = watch::channel(0);
-        let proxy = Self { port, mode: mode.clone(), witnessed: witnessed.clone(), connections };
+        let swallowed = Arc::new(AtomicUsize::new(0));
+        let (seen, eaten) = (witnessed.clone(), swallowed.clone());
+        let proxy =
+            Self { port, mode: mode.clone(), witnessed: seen, connections, swallowed: eaten };
         tokio::spawn(async move {
             let mut away = mode.subscribe();
             loop {
@@ -89,8 +101,12 @@ impl Proxy {
                 };
                 count.send_modify(|count| *count += 1);
                 let connection = *count.borrow();
-                let link =
-                    Link { connection, mode: mode.subscribe(), witnessed: witnessed.clone() };
+                let link = Link {
+                    connection,
+                    mode: mode.subscribe(),
+                    witnessed: witnessed.clone(),
+                    swallowed: swallowed.clone(),
+                };
                 tokio::spawn(link.run(client, broker));
             }
         });
@@ -126,6 +142,17 @@ impl Proxy {
         self.look(|all| all.iter().filter(|seen| seen.is_readings()).cloned().collect())
     }
 
+    /// How many PUBACKs of the gateway it has swallowed.
+    pub(crate) fn swallowed(&self) -> usize {
+        self.swallowed.load(Ordering::Relaxed)
+    }
+
+    /// The results of commands that the broker took, in their order.
+    pub(crate) fn results(&self) -> Vec<serde_json::Value> {
+        let taken = |seen: &&Witnessed| seen.is_result() && seen.accepted();
+        self.look(|all| all.iter().filter(taken).map(Witnessed::json).collect())
+    }
+
     /// Waits until `holds` of what was published so far.
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&[Witnessed]) -> bool) {
         until(what, async || self.look(&holds)).await;
@@ -154,6 +181,7 @@ struct Link {
     connection: usize,
     mode: watch::Receiver<(Mode, u64)>,
     witnessed: Arc<Mutex<Vec<Witnessed>>>,
+    swallowed: Arc<AtomicUsize>,
 }
 
 impl Link {
@@ -207,6 +235,11 @@ impl Link {
                     self.witnessed.lock().unwrap().push(seen);
                 }
                 _ => {}
+            }
+            let swallowed = self.mode.borrow().0 == Mode::SwallowConfirms;
+            if packet.kind() == mqtt::PUBACK && swallowed {
+                self.swallowed.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
             to.write_all(&packet.bytes).await?;
         }
