@@ -11,6 +11,8 @@ use std::error::Error;
 use std::time::Duration;
 
 use ciborium::Value;
+use tokio::sync::watch;
+
 use tidegate::client::{Client, Command, Event, Handlers, Options, reading};
 
 #[tokio::main(flavor = "current_thread")]
@@ -25,18 +27,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut options = Options::new(url, device);
     options.token = Some(token.clone());
     options.model = Some("device.rs".into());
-    let handlers = handlers();
+    let (interval, paced) = watch::channel(Duration::from_secs_f64(seconds.max(0.001)));
+    let handlers = handlers(interval);
     options.commands = handlers.names();
     // `start` does not wait for the gateway: this device measures whether or not it is there.
     let (client, connection) = Client::start(options)?;
     tokio::spawn(connection);
 
     let measure = async {
-        let mut timer = tokio::time::interval(Duration::from_secs_f64(seconds.max(0.001)));
         for step in 0..count {
-            timer.tick().await;
             let value = 21.0 + 4.0 * (f64::from(step) / 10.0).sin();
             client.send(&[reading("temperature", "Cel", value, client.now())]).await?;
+            let seconds = *paced.borrow();
+            tokio::time::sleep(seconds).await;
         }
         client.settled().await;
         Ok::<(), Box<dyn Error>>(())
@@ -50,16 +53,32 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What this device can be told: `echo` gives back what it is given, `add` adds numbers.
-fn handlers() -> Handlers {
-    Handlers::new().on("echo", |command: Command| async move { Ok(command.params) }).on(
-        "add",
-        |command: Command| async move {
-            let numbers = command.params.as_array().ok_or("add takes a list of numbers")?;
-            let sum: Option<f64> = numbers.iter().map(Value::as_float).sum();
-            Ok(sum.ok_or("add takes numbers with a fraction")?.into())
-        },
-    )
+/// What this device can be told: who it is, and how often to measure. The client sees to it that each
+/// command is carried out once and its answer kept until it is sent.
+fn handlers(interval: watch::Sender<Duration>) -> Handlers {
+    Handlers::new()
+        .on("identify", |_: Command| async { Ok(map([("model", "device.rs".into())])) })
+        .on("set-interval", move |command: Command| {
+            let answer = seconds(&command.params).map(|seconds| {
+                let before = interval.send_replace(Duration::from_secs_f64(seconds));
+                map([("seconds", seconds.into()), ("before", before.as_secs_f64().into())])
+            });
+            async { answer }
+        })
+}
+
+/// `{"seconds": NUMBER}`; a number without a fraction comes as an integer.
+fn seconds(params: &Value) -> Result<f64, String> {
+    let members = params.as_map().map(Vec::as_slice).unwrap_or_default();
+    let named = members.iter().find(|(key, _)| key.as_text() == Some("seconds"));
+    let (_, value) = named.ok_or("the parameters need a member \"seconds\"")?;
+    let whole = || value.as_integer().and_then(|number| u32::try_from(number).ok()).map(f64::from);
+    let seconds = value.as_float().or_else(whole).filter(|s| (0.01..=3600.0).contains(s));
+    seconds.ok_or_else(|| "\"seconds\" must be a number from 0.01 to 3600".into())
+}
+
+fn map<const N: usize>(members: [(&str, Value); N]) -> Value {
+    Value::Map(members.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
 fn say(event: &Event) {

@@ -347,11 +347,15 @@ fn announce(settings: &Settings, devices: SocketAddr, dashboard: SocketAddr) {
     notify::ready("listening");
 }
 
-/// What a device may be sent: where devices need no credentials, one that is not registered may be
-/// sent anything.
+/// What a device may be sent: what its entry in the registry says. Where a device needs none to
+/// connect (no credentials, or a certificate without a registry file), it may be sent anything.
 fn permits(settings: &Settings, registry: watch::Receiver<Arc<Registry>>) -> engine::Permits {
-    let anyone = (settings.devices.auth == Auth::None).then(Arc::default);
-    Box::new(move |device| registry.borrow().permissions(device).or_else(|| anyone.clone()))
+    let auth = settings.devices.auth;
+    Box::new(move |device| {
+        let registry = registry.borrow();
+        let anyone = auth == Auth::None || (auth == Auth::Mtls && !registry.has_file());
+        registry.permissions(device).or_else(|| anyone.then(Arc::default))
+    })
 }
 
 /// Done when the sender is used or dropped: both mean stop.

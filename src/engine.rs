@@ -7,6 +7,7 @@
 
 mod commands;
 mod losses;
+mod suspects;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -310,11 +311,11 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             UplinkEvent::Refused { token, reason } => self.delivery.refused(token, reason, now),
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
-                self.commands.uplink_up();
+                self.commands.uplink_up(failed_attempts);
             }
             UplinkEvent::Down { cause, .. } => {
                 self.reports.disconnected();
-                self.commands.uplink_down();
+                self.commands.uplink_down(cause);
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
@@ -347,13 +348,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             }
             // The spool has said why in the log.
             SpoolEvent::Stalled { .. } | SpoolEvent::Resumed => {}
-            SpoolEvent::Full(true) => {
-                self.shared.health.set_spool(|spool| spool.full = true);
-                tracing::warn!("the spool is full: devices are held back until there is room");
-            }
-            SpoolEvent::Full(false) => {
-                self.shared.health.set_spool(|spool| spool.full = false);
-                tracing::info!("the spool has room again");
+            SpoolEvent::Full(full) => {
+                self.shared.health.set_spool(|spool| spool.full = full);
             }
         }
     }

@@ -93,6 +93,8 @@ pub struct Metrics {
     pub requests_malformed: Counter,
     /// Commands sent again after a reconnect.
     pub commands_redelivered: Counter,
+    /// Damaged databases of the ledger of commands that were found.
+    pub ledger_damaged: Counter,
     /// Messages on command topics that were not taken as requests, by [`Reason`].
     pub requests_ignored: Family<Reason, Counter>,
     /// What the spool holds on disk, in bytes. This, the next two and [`Self::uplink_up`] are read
@@ -166,6 +168,7 @@ impl Metrics {
             requests_malformed: Counter::default(),
             commands_redelivered: Counter::default(),
             requests_ignored: Family::default(),
+            ledger_damaged: Counter::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
             spool_oldest: Gauge::default(),
@@ -212,6 +215,7 @@ impl Metrics {
             ("command_requests_refused", "Requests not stored", &self.requests_refused),
             ("command_requests_malformed", "Requests that are none", &self.requests_malformed),
             ("commands_redelivered", "Commands sent again", &self.commands_redelivered),
+            ("ledger_damaged", "Damaged databases of commands found", &self.ledger_damaged),
         ] {
             r.register(name, help, counter.clone());
         }

@@ -20,9 +20,35 @@ static bool send(uint8_t *message, size_t length) {
   return fflush(stdout) == 0;
 }
 
-static bool command(const char *name) {
+static const char *const COMMANDS[] = {"identify", "set-interval"};
+static uint32_t every_ms = 10;
+
+static bool set_interval(tidegate::Reader &params, tidegate::Writer &answer) {
+  double seconds = tidegate::member(params, "seconds", 0);
+  if (seconds < 0.01 || seconds > 3600) {
+    answer.text("\"seconds\" must be a number from 0.01 to 3600");
+    return false;
+  }
+  answer.map(2);
+  answer.text("seconds");
+  answer.real(seconds);
+  answer.text("before");
+  answer.real(every_ms / 1000.0);
+  every_ms = seconds * 1000;
+  return true;
+}
+
+static bool command(const char *name, tidegate::Reader &params, tidegate::Writer &answer) {
   fprintf(stderr, "command: %s\n", name);
-  return strcmp(name, "restart") == 0;
+  if (strcmp(name, "set-interval") == 0) return set_interval(params, answer);
+  if (strcmp(name, "identify") == 0) {
+    answer.map(1);
+    answer.text("model");
+    answer.text("host.cpp");
+    return true;
+  }
+  answer.text("not known here");
+  return false;
 }
 
 int main(int argc, char **argv) {
@@ -30,7 +56,7 @@ int main(int argc, char **argv) {
     fprintf(stderr, "usage: host COUNT\n");
     return 2;
   }
-  static tidegate::Device device(uint32_t(time(nullptr)), send, command);
+  static tidegate::Device device(uint32_t(time(nullptr)), send, command, COMMANDS);
   int left = atoi(argv[1]);
   uint32_t now_ms = 0;
   for (;;) {
@@ -51,7 +77,7 @@ int main(int argc, char **argv) {
     while (left > 0 && device.unacknowledged() < tidegate::KEEP) {
       tidegate::Reading readings[] = {{"chip_temperature", "Cel", 40.0 + left % 7},
                                       {"wifi_signal", "dBm", -60.0}};
-      device.add(readings, 2, now_ms += 10);
+      device.add(readings, 2, now_ms += every_ms);
       left--;
     }
     device.flush(now_ms);

@@ -22,6 +22,8 @@ except ImportError:
     from ubinascii import b2a_base64
 
 KEEP = 100  # batches kept while there is no connection; about 100 bytes each
+REMEMBER = 16  # commands whose answers are remembered, so that a repeated one runs once
+REPEAT = 8  # of them, how many are said again after a reconnect
 
 
 class Final(Exception):
@@ -71,6 +73,8 @@ def _decode(data, at):
     if major == 7:
         if extra in (20, 21, 22):
             return (False, True, None)[extra - 20], at
+        if extra == 25:  # short numbers such as 0.5 come as half floats
+            return _half(data[at] << 8 | data[at + 1]), at + 2
         size, form = {26: (4, ">f"), 27: (8, ">d")}[extra]
         return struct.unpack(form, data[at:at + size])[0], at + size
     value = extra
@@ -98,6 +102,17 @@ def _decode(data, at):
             pairs[key], at = _decode(data, at)
         return pairs, at
     return _decode(data, at)  # a tag: only what it stands before counts
+
+
+def _half(bits):
+    exponent, fraction = bits >> 10 & 31, bits & 1023
+    if exponent == 31:
+        value = float("nan") if fraction else float("inf")
+    elif exponent:
+        value = (1024 + fraction) * 2.0 ** (exponent - 25)
+    else:
+        value = fraction * 2.0 ** -24
+    return -value if bits & 0x8000 else value
 
 
 # ---------------------------------------------------------------- WebSocket
@@ -246,12 +261,16 @@ def since(then):
 
 
 class Device:
-    def __init__(self, url, device, token):
+    def __init__(self, url, device, token, interval=1.0, commands=None):
         self.url, self.path, self.token = url, "/v1/devices/" + device, token
         # Numbers start at 1 after each boot, so each boot needs an epoch of its own.
         self.epoch = struct.unpack(">I", os.urandom(4))[0]
         self.seq = 0
         self.kept = []  # (seq, when, readings), oldest first
+        self.interval = interval
+        self.commands = {"identify": self._identify, "set-interval": self._set_interval}
+        self.commands.update(commands or {})
+        self.answers = []  # (id, RESULT), oldest first
         self.sent = 0  # the highest number written to this connection
         self.window = 0
         self.gateway = None
@@ -299,7 +318,8 @@ class Device:
 
     def _connect(self):
         gateway = WebSocket(self.url, self.path, self.token)
-        gateway.send(encode([0, {"epoch": self.epoch, "model": "MicroPython"}]))
+        gateway.send(encode([0, {"epoch": self.epoch, "model": "MicroPython",
+                                 "commands": list(self.commands)}]))
         message = gateway.receive(10)
         if message is None:
             raise OSError("no WELCOME")
@@ -309,6 +329,9 @@ class Device:
         self.window = message[1]["window"]
         self._settle(message[1]["acked"])
         self.sent = 0  # everything not acknowledged goes out again, in order
+        # Nothing says whether a RESULT arrived: the gateway drops those that it has.
+        for _, answer in self.answers[-REPEAT:]:
+            gateway.send(answer)
         self.wait = 0.5
         self.gateway = gateway
 
@@ -330,21 +353,47 @@ class Device:
             print("rejected:", message[1:4])
             self.kept = [entry for entry in self.kept if entry[0] != message[1]]
         elif kind == 19:  # COMMAND
-            self.gateway.send(encode([2, message[1], False, message[2] + " is not known here"]))
+            self._command(message[1], message[2], message[3])
+
+    def _command(self, id, name, params):
+        for known, answer in self.answers:
+            if known == id:
+                self.gateway.send(answer)
+                return
+        try:
+            if name not in self.commands:
+                raise ValueError(name + " is not known here")
+            answer = encode([2, id, True, self.commands[name](params)])
+        except Exception as error:  # whatever it is, whoever asked is told
+            answer = encode([2, id, False, str(error) or type(error).__name__])
+        self.answers = self.answers[1 - REMEMBER:] + [(id, answer)]
+        self.gateway.send(answer)
+
+    def _identify(self, params):
+        return {"model": "MicroPython", "platform": sys.platform, "batches": self.seq}
+
+    def _set_interval(self, params):
+        seconds = params.get("seconds") if isinstance(params, dict) else None
+        if not isinstance(seconds, (int, float)) or not 0.01 <= seconds <= 3600:
+            raise ValueError('"seconds" must be a number from 0.01 to 3600')
+        before, self.interval = self.interval, seconds
+        return {"seconds": seconds, "before": before}
 
     def _settle(self, acked):
         while self.kept and self.kept[0][0] <= acked:
             self.kept.pop(0)
 
 
-def run(url, name, token, measure, count=None, interval=1.0):
-    """Measures every `interval` seconds, `count` times or for ever; returns when all is safe."""
-    device = Device(url, name, token)
+def run(url, name, token, measure, count=None, interval=1.0, commands=None):
+    """Measures every `interval` seconds, `count` times or for ever; returns when all is safe.
+
+    `commands` maps names to functions that take the parameters and return the result."""
+    device = Device(url, name, token, interval, commands)
     made = 0
     while count is None or made < count:
         device.add(measure())
         made += 1
-        device.work(interval)
+        device.work(device.interval)
     while device.kept:
         device.work(0.1)
     device.close()

@@ -33,6 +33,39 @@ let window = 0;
 let clockOffset = 0; // seconds
 let socket = null;
 let wait = 0.5;
+let interval = Number(seconds);
+
+// What this device can be told. A result is returned; what is thrown is told to whoever asked.
+const handlers = {
+  identify: () => new Map([["model", "device.mjs"], ["node", process.version]]),
+  "set-interval": (params) => {
+    const wanted = params instanceof Map ? params.get("seconds") : undefined;
+    if (typeof wanted !== "number" || !(wanted >= 0.01 && wanted <= 3600)) {
+      throw new Error('"seconds" must be a number from 0.01 to 3600');
+    }
+    const result = new Map([["seconds", wanted], ["before", interval]]);
+    interval = wanted;
+    return result;
+  },
+};
+const REMEMBER = 64; // commands whose answers are remembered
+const REPEAT = 8; // of them, how many are said again after a reconnect
+const answers = new Map(); // id -> RESULT, so that a repeated command runs once
+
+function command(id, name, params) {
+  if (!answers.has(id)) {
+    let result;
+    try {
+      if (!Object.hasOwn(handlers, name)) throw new Error(`${name} is not known here`);
+      result = [RESULT, id, true, handlers[name](params)];
+    } catch (error) {
+      result = [RESULT, id, false, error.message];
+    }
+    answers.set(id, cbor.encode(result));
+    if (answers.size > REMEMBER) answers.delete(answers.keys().next().value);
+  }
+  socket.send(answers.get(id));
+}
 
 function measure(name, unit, value) {
   seq += 1;
@@ -74,6 +107,9 @@ function take(message) {
       sent = 0;
       inFlight = 0;
       settle(Number(welcome.get("acked")));
+      // Nothing says whether a RESULT arrived, so the last ones are said again; the gateway drops
+      // those that it has.
+      for (const answer of [...answers.values()].slice(-REPEAT)) socket.send(answer);
       break;
     }
     case ACK:
@@ -83,8 +119,8 @@ function take(message) {
       console.error("rejected:", ...message.slice(1, 4));
       forget(Number(message[1])); // it will never be taken: do not send it again
       break;
-    case COMMAND: // a device that knows commands remembers the ids it has carried out
-      socket.send(cbor.encode([RESULT, message[1], false, `${message[2]} is not known here`]));
+    case COMMAND:
+      command(...message.slice(1, 4));
       break;
   }
   flush();
@@ -102,7 +138,8 @@ function connect() {
     perMessageDeflate: false,
   });
   socket.on("open", () => {
-    const hello = new Map([["epoch", epoch], ["model", "device.mjs"]]);
+    const commands = Object.keys(handlers);
+    const hello = new Map([["epoch", epoch], ["model", "device.mjs"], ["commands", commands]]);
     socket.send(cbor.encode([HELLO, hello]));
   });
   socket.on("message", (data) => take(cbor.decode(data)));
@@ -130,7 +167,8 @@ function connect() {
 }
 
 connect();
-const timer = setInterval(() => {
+function step() {
   measure("temperature", "Cel", Math.round(2100 + 400 * Math.sin(seq / 10)) / 100);
-  if (seq >= Number(count)) clearInterval(timer);
-}, Number(seconds) * 1000);
+  if (seq < Number(count)) setTimeout(step, interval * 1000);
+}
+setTimeout(step, interval * 1000);

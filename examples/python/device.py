@@ -10,5 +10,7 @@ with connect(f"{url}/v1/devices/{device}", subprotocols=["tidegate.v1"],
     for seq in range(1, int(count) + 1):
         reading = {0: "temperature", 1: "Cel", 2: 20.0 + seq % 5}         # name, unit, value
         gateway.send(cbor2.dumps([1, seq, [reading]]))                    # READINGS
-        print("ACK", cbor2.loads(gateway.recv()))                         # [17, seq]: it is safe
+        while (answer := cbor2.loads(gateway.recv()))[0] == 19:           # COMMAND
+            gateway.send(cbor2.dumps([2, answer[1], False, "takes no commands"]))  # RESULT
+        print("ACK", answer)                                              # [17, seq]: it is safe
         time.sleep(1)

@@ -19,6 +19,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 HELLO, READINGS, RESULT, WELCOME, ACK, REJECT, COMMAND = 0, 1, 2, 16, 17, 18, 19
 KEEP = 1000  # batches kept while there is no connection
+REMEMBER = 64  # commands whose answers are remembered
+REPEAT = 8  # of them, how many are said again after a reconnect
 # Credentials revoked, replaced by another connection, and what this end did wrong: trying again
 # would end the same way.
 FINAL_CLOSES = {4003, 4009, 1002, 1003, 1007, 1009}
@@ -26,7 +28,7 @@ FINAL_REFUSALS = {400, 401, 403, 404, 426}
 
 
 class Device:
-    def __init__(self, url, device, token):
+    def __init__(self, url, device, token, interval=1.0):
         self.url = f"{url}/v1/devices/{device}"
         self.token = token
         # The numbers start at 1 with this process, so it needs an epoch nobody used before. A
@@ -37,7 +39,9 @@ class Device:
         self.unsent = []  # of these, what was not written to the present connection
         self.work = asyncio.Event()
         self.clock_offset = 0.0
-        self.commands = OrderedDict()  # id -> RESULT, so that a repeated command runs once
+        self.interval = interval
+        self.handlers = {"identify": self.identify, "set-interval": self.set_interval}
+        self.answers = OrderedDict()  # id -> RESULT, so that a repeated command runs once
 
     def now(self):
         """The gateway's time, for a device whose own clock cannot be trusted."""
@@ -81,7 +85,8 @@ class Device:
             wait = min(wait * 2, 60)
 
     async def session(self, gateway):
-        await gateway.send(cbor2.dumps([HELLO, {"epoch": self.epoch, "model": "resend.py"}]))
+        hello = {"epoch": self.epoch, "model": "resend.py", "commands": list(self.handlers)}
+        await gateway.send(cbor2.dumps([HELLO, hello]))
         kind, welcome = cbor2.loads(await gateway.recv())[:2]
         if kind != WELCOME:
             raise SystemExit("this is not a tidegate gateway")
@@ -89,6 +94,10 @@ class Device:
         self.settle(welcome["acked"])
         self.unsent = list(self.kept)  # everything not acknowledged goes out again, in order
         self.work.set()
+        # Nothing says whether a RESULT arrived, so the last ones are said again; the gateway drops
+        # those that it has.
+        for answer in list(self.answers.values())[-REPEAT:]:
+            await gateway.send(answer)
         window = welcome["window"]
         sending = asyncio.create_task(self.send_all(gateway, window))
         try:
@@ -120,12 +129,28 @@ class Device:
         self.work.set()
 
     async def command(self, gateway, id, name, params):
-        if id not in self.commands:
-            print("command:", name, params)
-            self.commands[id] = cbor2.dumps([RESULT, id, False, f"{name} is not known here"])
-            while len(self.commands) > 64:
-                self.commands.popitem(last=False)
-        await gateway.send(self.commands[id])
+        if id not in self.answers:
+            try:
+                if name not in self.handlers:
+                    raise ValueError(f"{name} is not known here")
+                result = [RESULT, id, True, self.handlers[name](params)]
+            except Exception as error:  # whatever it is, whoever asked is told
+                result = [RESULT, id, False, str(error) or type(error).__name__]
+            print("command:", name, params, "->", result[3], file=sys.stderr)
+            self.answers[id] = cbor2.dumps(result)
+            while len(self.answers) > REMEMBER:
+                self.answers.popitem(last=False)
+        await gateway.send(self.answers[id])
+
+    def identify(self, params):
+        return {"model": "resend.py", "batches": self.seq}
+
+    def set_interval(self, params):
+        seconds = params.get("seconds") if isinstance(params, dict) else None
+        if not isinstance(seconds, (int, float)) or not 0.01 <= seconds <= 3600:
+            raise ValueError('"seconds" must be a number from 0.01 to 3600')
+        before, self.interval = self.interval, seconds
+        return {"seconds": seconds, "before": before}
 
     def settle(self, acked):
         while self.kept and next(iter(self.kept)) <= acked:
@@ -133,11 +158,11 @@ class Device:
 
 
 async def main(url, device, token, count, interval=1.0):
-    device = Device(url, device, token)
+    device = Device(url, device, token, float(interval))
     running = asyncio.create_task(device.run())
     for step in range(int(count)):
         device.measure("temperature", "Cel", round(21 + 4 * math.sin(step / 10), 2))
-        await asyncio.sleep(float(interval))
+        await asyncio.sleep(device.interval)
         if running.done():
             running.result()
     while device.kept:

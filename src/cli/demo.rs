@@ -13,6 +13,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -24,13 +25,15 @@ use crate::config::units::parse_time;
 
 use arrivals::Arrivals;
 use child::{Broker, Process};
-use devices::Devices;
+use commands::Commands;
+use devices::{Devices, THIS_MACHINE};
 use folder::Folder;
 use keys::Keys;
 
 mod arrivals;
 pub(super) mod broker;
 mod child;
+mod commands;
 mod devices;
 mod folder;
 mod keys;
@@ -54,7 +57,8 @@ const TICKS_PER_LOG_LINE: u32 = 20;
 /// Show everything on this machine, with nothing installed: an MQTT broker, the gateway, simulated
 /// devices and this machine's own sensors.
 ///
-/// Keys: `o` takes the broker away for 20 s, so that the buffer fills and drains; `q` ends.
+/// Keys: `o` takes the broker away for 20 s, so that the buffer fills and drains; `c` commands the
+/// pump to switch its motor off, and on again; `q` ends.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Args {
     /// Take the broker away for this time, 10 s after the start
@@ -112,7 +116,7 @@ async fn demo(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut keys = Keys::read().context("the terminal cannot be read key by key")?;
     if keys.available() {
-        eprintln!("Keys: o takes the broker away for 20 s, q ends.");
+        eprintln!("Keys: o takes the broker away for 20 s, c switches the pump, q ends.");
     }
     let end = args.duration.unwrap_or(Duration::MAX);
     let mut end = std::pin::pin!(tokio::time::sleep(end));
@@ -130,10 +134,12 @@ async fn demo(args: &Args) -> anyhow::Result<ExitCode> {
             }
             key = keys.next() => match key {
                 b'o' | b'O' => stage.take_broker_away(OUTAGE_BY_KEY).await?,
+                b'c' | b'C' => stage.commands.switch_pump(),
                 b'q' | b'Q' => break,
                 _ => {}
             },
             () = stage.arrivals.take_next() => {}
+            told = stage.commands.next() => stage.status.note(&told),
             _ = tick.tick() => stage.tick().await?,
         }
     }
@@ -148,7 +154,8 @@ struct Stage {
     broker: Option<Broker>,
     back_at: Option<Instant>,
     arrivals: Arrivals,
-    dashboard: http::Gateway,
+    dashboard: Rc<http::Gateway>,
+    commands: Commands,
     program: PathBuf,
     broker_address: SocketAddr,
     status: StatusLine,
@@ -174,7 +181,7 @@ impl Stage {
         let log = folder.log("gateway");
         let child = ["demo-gateway", "--config", config];
         let mut gateway = Process::start("gateway", &program, &child, Stdio::null(), &log)?;
-        let dashboard = http::Gateway::at(&format!("http://{dashboard_at}"))?;
+        let dashboard = Rc::new(http::Gateway::at(&format!("http://{dashboard_at}"))?);
         until_ready(&dashboard, &mut gateway, &folder).await?;
         progress.done(&devices_at);
 
@@ -183,6 +190,8 @@ impl Stage {
         arrivals.expect(devices.runs());
         devices.connected(READY_WITHIN).await?;
         progress.done(&devices.len());
+        let mut commands = Commands::new(Rc::clone(&dashboard));
+        commands.identify(THIS_MACHINE);
 
         for (port, wanted, what) in [
             (devices_at.port(), args.devices_port, "devices"),
@@ -209,6 +218,7 @@ impl Stage {
             back_at: None,
             arrivals,
             dashboard,
+            commands,
             program,
             broker_address,
             status: StatusLine::new(),
@@ -273,6 +283,10 @@ impl Stage {
     async fn tear_down(mut self) -> anyhow::Result<ExitCode> {
         self.status.note("Ending: waiting until everything has arrived.");
         self.bring_broker_back().await?;
+        while self.commands.waiting() > 0 {
+            let told = self.arrivals.take_while(self.commands.next()).await;
+            self.status.note(&told);
+        }
         let devices = self.devices.finish(SETTLE_WITHIN);
         let counts = self.arrivals.take_while(devices).await;
         let deadline = Instant::now() + ARRIVE_WITHIN;
@@ -293,8 +307,10 @@ impl Stage {
         writeln!(out, "arrived {arrived}")?;
         writeln!(out, "duplicates {}", self.arrivals.duplicates())?;
         writeln!(out, "out of order {}", self.arrivals.out_of_order())?;
+        let (asked, done) = (self.commands.sent(), self.commands.done());
+        writeln!(out, "commands sent {asked}, done {done}")?;
         ensure!(gateway.success(), "the gateway did not end well ({gateway})");
-        let complete = counts.acked == counts.sent && arrived == counts.acked;
+        let complete = counts.acked == counts.sent && arrived == counts.acked && done == asked;
         Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -35,6 +35,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// An answer larger than this is not from a gateway.
 const MAX_BODY: usize = 4 << 20;
 
+/// A status and a whole body.
+pub(super) type Answer = (StatusCode, Bytes);
+
 /// Where a gateway answers.
 #[derive(Debug)]
 pub(super) struct Gateway {
@@ -74,30 +77,33 @@ impl Gateway {
         self.within(LIMIT, self.request(path), StatusCode::OK)
     }
 
-    /// Posts `body` to `path`, as `tidegate send`, and waits `patience` longer than for any other
-    /// answer; one other than 202 is an error that holds what the gateway said.
+    /// Posts `body` to `path` and waits `patience` longer than for any other answer; one other than
+    /// 202 is an error that holds what the gateway said.
     pub(super) fn post(
         &self,
         path: &str,
         body: Vec<u8>,
         patience: Duration,
     ) -> anyhow::Result<Bytes> {
+        self.within(LIMIT + patience, self.ask(path, body), StatusCode::ACCEPTED)
+    }
+
+    /// Posts `body` to `path`, as `tidegate send`, and returns the answer, whatever its status.
+    pub(super) async fn ask(&self, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
         let agent = concat!("tidegate-cli/", env!("CARGO_PKG_VERSION"));
+        let (mut sender, connection) = self.connect().await?;
         let request = Request::post(path)
+            .header(header::HOST, &self.authority)
             .header(header::USER_AGENT, agent)
-            .header(header::CONTENT_TYPE, "application/json");
-        let answer = async {
-            let (mut sender, connection) = self.connect().await?;
-            let request = request.header(header::HOST, &self.authority).body(body.into())?;
-            whole(&mut sender, connection, request).await
-        };
-        self.within(LIMIT + patience, answer, StatusCode::ACCEPTED)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(body.into())?;
+        whole(&mut sender, connection, request).await
     }
 
     fn within(
         &self,
         limit: Duration,
-        answer: impl Future<Output = anyhow::Result<(StatusCode, Bytes)>>,
+        answer: impl Future<Output = anyhow::Result<Answer>>,
         wanted: StatusCode,
     ) -> anyhow::Result<Bytes> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -113,7 +119,7 @@ impl Gateway {
     }
 
     /// Gets `path` and returns the answer, whatever its status.
-    pub(super) async fn request(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    pub(super) async fn request(&self, path: &str) -> anyhow::Result<Answer> {
         let (mut sender, connection) = self.connect().await?;
         let request = self.getting(path)?;
         whole(&mut sender, connection, request).await
@@ -182,7 +188,7 @@ async fn whole(
     sender: &mut Sender,
     connection: Driving,
     request: Request<Full<Bytes>>,
-) -> anyhow::Result<(StatusCode, Bytes)> {
+) -> anyhow::Result<Answer> {
     let exchange = async {
         let answer: Response<Incoming> = sender.send_request(request).await?;
         let status = answer.status();
@@ -199,7 +205,7 @@ async fn whole(
 }
 
 /// What the gateway said is wrong.
-fn said(body: &[u8]) -> String {
+pub(super) fn said(body: &[u8]) -> String {
     let error = serde_json::from_slice::<serde_json::Value>(body)
         .ok()
         .and_then(|json| json.get("error")?.as_str().map(str::to_owned));

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::GatewayAddress;
 use crate::config::units::parse_time;
 use crate::core::command::State;
+use crate::core::ids::DeviceId;
 
 /// Asks a device, through a running gateway, to do something.
 ///
@@ -48,6 +49,7 @@ pub(super) struct Args {
 /// # Errors
 /// When there is no gateway, or it does not take the command.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let device = DeviceId::new(&args.device)?;
     let request = json!({
         "name": args.name,
         "params": args.params,
@@ -56,7 +58,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         "redeliver": !args.no_redeliver,
     });
     let wait = args.wait.unwrap_or_default();
-    let path = format!("/api/v1/devices/{}/commands?wait={}", args.device, wait.as_secs_f64());
+    let path = format!("/api/v1/devices/{device}/commands?wait={}", wait.as_secs_f64());
     let body = args.gateway.gateway()?.post(&path, request.to_string().into_bytes(), wait)?;
     let command: Value =
         serde_json::from_slice(&body).context("the answer is not a command's record")?;
@@ -74,7 +76,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let under_way = [State::Queued, State::Delivered].iter().any(|known| known.as_str() == state);
     if !done {
         let (id, error) = (member("id"), member("error"));
-        let error = if error.is_empty() { String::new() } else { format!(": {error}") };
+        let error = match error {
+            "" if under_way && args.wait.is_some() => format!(
+                " after {} s: the device is away, busy or silent. It stays wanted until its ttl is \
+                 over; `tidegate watch {}` shows its end",
+                wait.as_secs_f64(),
+                args.device
+            ),
+            "" => String::new(),
+            error => format!(": {error}"),
+        };
         eprintln!("tidegate: command {id} to {} is {state}{error}", args.device);
     }
     let good = done || (under_way && args.wait.is_none());

@@ -43,6 +43,7 @@ struct Status {
     uplink: Uplink,
     spool: Spool,
     devices: Devices,
+    commands: Option<Commands>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,6 +67,12 @@ struct Spool {
     disk_written_bytes: Option<u64>,
     disk_written_today_bytes: Option<u64>,
     fault: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Commands {
+    fault: Option<String>,
+    damaged: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,6 +111,15 @@ impl Status {
         if self.spool.lost_readings > 0 {
             let lost = count(self.spool.lost_readings, "reading", "readings");
             line("lost", format!("{lost} since the start"));
+        }
+        if let Some(Commands { fault, damaged }) = &self.commands {
+            if *damaged > 0 {
+                let parts = count(*damaged, "damaged part", "damaged parts");
+                line("commands", format!("{parts} of their ledger put aside, see the log"));
+            }
+            if let Some(fault) = fault {
+                line("commands", fault.clone());
+            }
         }
         let Devices { connected, known } = self.devices;
         line("devices", format!("{connected} connected, {known} known"));
@@ -194,6 +210,18 @@ mod tests {
              lost     5 readings since the start\n\
              devices  0 connected, 0 known\n"
         );
+    }
+
+    #[test]
+    fn what_is_the_matter_with_commands_is_told() {
+        let json = r#"{"gateway":"gw-1","version":"0.1.0","uptime_s":1,
+            "uplink":{"state":"connected","since":1763800000},
+            "spool":{"batches":0,"readings":0,"bytes":0,"max_bytes":1024,"lost_readings":0},
+            "devices":{"connected":0,"known":0},
+            "commands":{"fault":"no space left on device","damaged":1}}"#;
+        let text = text(json);
+        assert!(text.contains("\ncommands 1 damaged part of their ledger put aside"), "{text}");
+        assert!(text.contains("\ncommands no space left on device\n"), "{text}");
     }
 
     #[test]

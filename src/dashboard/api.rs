@@ -25,11 +25,14 @@ pub(super) async fn healthz() -> Response<Body> {
     json(&Alive { status: "ok" })
 }
 
-/// 200 when devices can connect and what they send can be kept; else 503 and why.
+/// 200 when devices can connect and what they send can be kept; else 503 and why. A ledger of commands
+/// that cannot be written is told and does not make it 503: readings flow all the same.
 pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>, Refusal> {
     #[derive(Serialize)]
     struct Ready {
         status: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        commands: Option<String>,
     }
     let unready = |why: &str| Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
     let context = hub.context();
@@ -44,7 +47,7 @@ pub(super) async fn readyz(State(hub): State<Arc<Hub>>) -> Result<Response<Body>
     if !spool.open {
         return unready("the spool is not open");
     }
-    Ok(json(&Ready { status: "ready" }))
+    Ok(json(&Ready { status: "ready", commands: context.health.ledger().fault }))
 }
 
 /// The counters: as `OpenMetrics` to who asks for it, else in the older Prometheus text format.
@@ -71,6 +74,8 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
         let before = metrics.disk_written.get();
         metrics.disk_written.inc_by(written.since_start.saturating_sub(before));
     }
+    let damaged = context.health.ledger().damaged;
+    metrics.ledger_damaged.inc_by(damaged.saturating_sub(metrics.ledger_damaged.get()));
     let modern = headers
         .get_all(header::ACCEPT)
         .iter()

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::Context;
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{self, Devices, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Commands, Devices, Spool, Status, StatusMessage, Uplink};
 use crate::core::batch::LossReason;
 use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
@@ -68,6 +68,7 @@ struct Urgent {
     uplink: Uplink,
     devices: Devices,
     fault: Option<String>,
+    commands: Option<Commands>,
     buffering: bool,
     lost_readings: u64,
 }
@@ -100,6 +101,7 @@ impl Hub {
             uplink: Uplink::new(context.health.uplink()),
             spool,
             devices: self.devices(),
+            commands: Commands::new(context.health.ledger()),
         }
     }
 
@@ -120,6 +122,7 @@ impl Hub {
             uplink: Uplink::new(self.context.health.uplink()),
             devices: self.devices(),
             fault: spool.fault,
+            commands: Commands::new(self.context.health.ledger()),
             buffering: spool.batches > 0,
             lost_readings: spool.lost_readings,
         }
@@ -136,6 +139,9 @@ impl Hub {
         // Before the snapshot reads the slots: see `Fleet::watch`.
         self.context.fleet.watch(true);
         self.arrival.notify_one();
+        if before == 0 {
+            self.forget_last_tick();
+        }
         let ticks = self.ticks.subscribe();
         let mut viewer = Viewer {
             hub: Arc::clone(self),
@@ -171,10 +177,12 @@ impl Hub {
         }
     }
 
-    /// Nobody needs the last tick's texts any more; only its numbers go on.
+    /// Nobody needs the last tick's texts any more; only its numbers go on. What became of commands
+    /// while nobody watched is no news for who comes next.
     fn forget_last_tick(&self) {
+        let commands = self.context.commands.book.count();
         self.ticks.send_modify(|tick| {
-            let Tick { version, status_version, removal_version, commands, .. } = **tick;
+            let Tick { version, status_version, removal_version, .. } = **tick;
             let numbers =
                 Tick { version, status_version, removal_version, commands, ..Tick::default() };
             *tick = Arc::new(numbers);

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::core::forecast::{Flow, Forecast, Level};
 use crate::host::wear::Written;
-use crate::ports::{SpoolHealth, UplinkHealth, UplinkState};
+use crate::ports::{LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -15,6 +15,9 @@ pub(super) struct Status<'a> {
     pub(super) uplink: Uplink,
     pub(super) spool: Spool,
     pub(super) devices: Devices,
+    /// Only while there is something to tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) commands: Option<Commands>,
 }
 
 /// The document as a message of the feed.
@@ -56,6 +59,23 @@ pub(super) struct Spool {
 pub(super) struct Devices {
     pub(super) connected: usize,
     pub(super) known: usize,
+}
+
+/// What is the matter with the ledger of commands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Commands {
+    /// Why it cannot be written; only while it cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<String>,
+    /// Damaged databases of it that were found since the start.
+    damaged: u64,
+}
+
+impl Commands {
+    pub(super) fn new(health: LedgerHealth) -> Option<Self> {
+        let LedgerHealth { fault, damaged, .. } = health;
+        (fault.is_some() || damaged > 0).then_some(Self { fault, damaged })
+    }
 }
 
 impl Uplink {

@@ -65,7 +65,7 @@ fn admits(registry: &Registry, device: &DeviceId) -> bool {
     !registry.has_file() || registry.get(device).is_some()
 }
 
-/// What `device` may do: as the registry says, else publish everything and be sent nothing.
+/// What `device` may do: as the registry says, else everything.
 pub(crate) fn permissions(registry: &Registry, device: &DeviceId) -> Arc<Permissions> {
     registry.permissions(device).unwrap_or_default()
 }

@@ -23,9 +23,11 @@ use crate::core::ids::{DeviceId, SessionId};
 use crate::core::policy::Permissions;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
-    CommandBook, CommandRequest, Ledger, LedgerEvent, Link, Message, MqttRequest, Outbound,
-    Publisher, Receipt, Token,
+    CommandBook, CommandRequest, DownCause, Ledger, LedgerEvent, Link, Message, MqttRequest,
+    Outbound, Publisher, Receipt, Token,
 };
+
+use super::suspects::{STRIKES, Suspects};
 
 /// Requests over HTTP taken in one turn at most.
 const REQUESTS_PER_TURN: usize = 64;
@@ -69,8 +71,10 @@ pub(super) struct Commands<L> {
     next_ticket: Ticket,
     /// To be published when there is room; those with a number are the desk's.
     outbox: VecDeque<(Option<u64>, Message)>,
-    /// What the broker has not acknowledged, and which result it belongs to.
-    under_way: HashMap<Token, u64>,
+    /// What the broker has not acknowledged: which result it belongs to, and whether it goes to a
+    /// response topic.
+    under_way: HashMap<Token, (u64, bool)>,
+    suspects: Suspects,
     next_token: Token,
     /// Of each result, how many messages the broker has not acknowledged.
     unsent: HashMap<u64, usize>,
@@ -114,6 +118,7 @@ impl<L: Ledger> Commands<L> {
             next_ticket: 0,
             outbox: VecDeque::new(),
             under_way: HashMap::new(),
+            suspects: Suspects::default(),
             next_token: 0,
             unsent: HashMap::new(),
             confirmed: Vec::new(),
@@ -246,13 +251,25 @@ impl<L: Ledger> Commands<L> {
         self.desk.result(session, answered, now);
     }
 
-    /// The broker can take results.
-    pub(super) fn uplink_up(&mut self) {
+    /// The broker can take results, after so many attempts to connect that failed.
+    pub(super) fn uplink_up(&mut self, failed_attempts: u32) {
+        self.suspects.connected(failed_attempts);
         self.desk.uplink_up();
     }
 
     /// What was on its way to the broker is forgotten and comes again.
-    pub(super) fn uplink_down(&mut self) {
+    pub(super) fn uplink_down(&mut self, cause: DownCause) {
+        if cause != DownCause::Silent {
+            let responses = self.under_way.values().filter(|(_, response)| *response);
+            for finish in self.suspects.ended(responses.map(|(finish, _)| *finish)) {
+                tracing::error!(
+                    result = finish,
+                    "the broker closed {STRIKES} connections while this result of a command was on \
+                     its way to the response topic of who asked: it is published on \
+                     {{prefix}}/devices/{{device}}/results only"
+                );
+            }
+        }
         self.desk.uplink_down();
         self.outbox.retain(|(finish, _)| finish.is_none());
         self.under_way.clear();
@@ -261,11 +278,16 @@ impl<L: Ledger> Commands<L> {
 
     /// The broker has this message, or will never take it.
     pub(super) fn sent(&mut self, token: Token) {
-        let Some(finish) = self.under_way.remove(&token) else { return };
+        let Some((finish, _)) = self.under_way.remove(&token) else { return };
         let Some(left) = self.unsent.get_mut(&finish) else { return };
         *left -= 1;
         if *left == 0 {
             self.unsent.remove(&finish);
+            self.suspects.done(finish);
+            if self.unsent.is_empty() {
+                // Whatever else was suspected is not to be published any more.
+                self.suspects = Suspects::default();
+            }
             self.desk.result_published(finish);
         }
     }
@@ -313,21 +335,32 @@ impl<L: Ledger> Commands<L> {
         for receipt in self.confirmed.drain(..) {
             publisher.confirm(receipt);
         }
-        while publisher.send_room() > 0 {
+        while publisher.send_room() > 0 && !self.is_held_back() {
             let Some((finish, message)) = self.outbox.pop_front() else { break };
             self.next_token += 1;
             if let Some(finish) = finish {
-                self.under_way.insert(self.next_token, finish);
+                self.under_way.insert(self.next_token, (finish, message.absolute));
             }
             publisher.send(self.next_token, message);
         }
         self.count();
     }
 
+    /// Whether what is to be sent next has to wait, so that it is known which result ends connections.
+    fn is_held_back(&self) -> bool {
+        let next_is_response =
+            matches!(self.outbox.front(), Some((Some(_), message)) if message.absolute);
+        next_is_response
+            && self.suspects.one_at_a_time()
+            && self.under_way.values().any(|(_, response)| *response)
+    }
+
     fn publish(&mut self, finish: u64, record: &Record) {
         let result = record.result_json();
         let mut messages = vec![on_results(record.device.as_str(), &result)];
-        messages.extend(record.requester.response.clone().map(|response| to(response, &result)));
+        let response = record.requester.response.clone();
+        let response = response.filter(|_| !self.suspects.is_given_up(finish));
+        messages.extend(response.map(|response| to(response, &result)));
         self.unsent.insert(finish, messages.len());
         self.outbox.extend(messages.into_iter().map(|message| (Some(finish), message)));
     }
@@ -431,3 +464,7 @@ fn to(response: Response, answer: &serde_json::Value) -> Message {
         content_type: Some("application/json"),
     }
 }
+
+#[cfg(test)]
+#[path = "commands_tests.rs"]
+mod tests;

@@ -90,7 +90,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     }
 }
 
-/// One line for all that was lost for one reason within a second.
+/// One line for each reason with all that was lost in a burst, see [`Burst`](crate::core::losses::Burst).
 pub(super) fn log(sums: BTreeMap<LossReason, Sum>) {
     for (reason, sum) in sums {
         let one = sum.devices.iter().next().filter(|_| sum.devices.len() == 1);

@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 use super::ages::Ages;
 use super::chunk;
 use super::generation;
+use super::losses::{self, Found};
 use super::marks::{self, Marks};
 use super::scan::{Place, Values, cut_unfinished, scan};
 use super::tally::Summary;
-use crate::core::batch::Batch;
+use crate::core::batch::{Batch, Loss};
 use crate::core::clock::Moment;
 use crate::core::ids::Position;
 use crate::storage::disk::{self, Lock, LockError};
@@ -73,6 +74,8 @@ pub struct Inspection {
     /// What was kept aside because not all of it could be read: all that could be read of it has
     /// been published.
     pub aside: Vec<Folder>,
+    /// The records of what was lost, as far as the broker has not acknowledged them, oldest first.
+    pub losses: Vec<Loss>,
     /// What is wrong with the spool besides its generations.
     pub faults: Vec<Fault>,
     /// What somebody who reads on should know.
@@ -173,13 +176,17 @@ impl Inspection {
             }
         };
         let marks = known.unwrap_or_default();
+        let records = losses(&dir.join("losses"), &mut notes);
+        // An eviction that was cut short is whole in the records.
+        let head = marks.head.max(records.head);
         let mut ages = Ages::new(marks.boots.clone());
         ages.observe(now);
         let mut inspection = Self {
-            head: marks.head,
-            next: marks.next.max(marks.head),
+            head,
+            next: marks.next.max(head),
             generations,
             aside,
+            losses: records.losses,
             faults: Vec::new(),
             notes,
             ages,
@@ -345,6 +352,28 @@ impl Reader {
         }
         let (_, batches) = chunk::read(&values).map_err(|error| error.to_string())?;
         Ok(batches)
+    }
+}
+
+/// The records of losses, with a note where they are not whole.
+fn losses(path: &Path, notes: &mut Vec<String>) -> Found {
+    match losses::read(path) {
+        Ok(found) => {
+            if found.torn {
+                let told = if found.losses.is_empty() { "none of them" } else { "not all of them" };
+                notes.push(format!(
+                    "losses is damaged, or was being written when the gateway ended: {told} can be \
+                     read of the records of what was lost. The log of the gateway has the counts"
+                ));
+            }
+            found
+        }
+        Err(error) if is_gone(&error) => Found::default(),
+        Err(error) => {
+            notes
+                .push(format!("losses: {error}. Whether losses wait to be published is not known"));
+            Found::default()
+        }
     }
 }
 

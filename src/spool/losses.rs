@@ -82,16 +82,12 @@ impl Losses {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let newest = [0, PLACE]
-            .iter()
-            .filter_map(|place| decode(bytes.get(*place..)?))
-            .max_by_key(|newest| newest.0);
-        match newest {
+        match newest(&bytes) {
             Some((sequence, head, losses)) => {
                 (this.sequence, this.head) = (sequence, head);
                 this.queue.add(losses);
             }
-            None if bytes.iter().all(|byte| *byte == 0) => {}
+            None if is_blank(&bytes) => {}
             None => tracing::error!(
                 path = %path.display(),
                 "the records of losses cannot be read: what was lost earlier and not published yet \
@@ -240,6 +236,44 @@ impl Losses {
         self.dirty = false;
         Ok(())
     }
+}
+
+/// What is found in the file without changing it.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Everything before it was released or given up.
+    pub(super) head: Position,
+    /// The records that wait for the broker, oldest first.
+    pub(super) losses: Vec<Loss>,
+    /// One of the places, or both, holds something that is not whole: a write that was cut short, or
+    /// damage. The newest records may be missing.
+    pub(super) torn: bool,
+}
+
+/// Reads the file at `path`, which is not made or written.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn read(path: &Path) -> io::Result<Found> {
+    let bytes = std::fs::read(path)?;
+    let (_, head, losses) = newest(&bytes).unwrap_or_default();
+    let torn = places(&bytes).any(|place| !is_blank(place) && decode(place).is_none());
+    Ok(Found { head, losses, torn })
+}
+
+/// The two places, as far as the file has them.
+fn places(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (first, second) = bytes.split_at_checked(PLACE).unwrap_or((bytes, &[]));
+    [first, second].into_iter()
+}
+
+fn newest(bytes: &[u8]) -> Option<(u64, Position, Vec<Loss>)> {
+    places(bytes).filter_map(decode).max_by_key(|newest| newest.0)
+}
+
+/// Whether nothing was ever written there.
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 fn size(loss: &Loss) -> usize {
@@ -421,8 +455,13 @@ mod tests {
             // The second write went to the first place.
             bad[at] ^= 0x20;
             fs::write(&path, &bad).unwrap();
+            let found = read(&path).unwrap();
+            assert_eq!((found.head, found.losses, found.torn), (5, vec![loss(1)], true));
             assert_eq!(open(&path).1, [loss(1)], "byte {at} of the newest");
         }
+        fs::write(&path, &good).unwrap();
+        let found = read(&path).unwrap();
+        assert_eq!((found.head, found.losses.len(), found.torn), (9, 2, false));
         for len in [0, 1, 100, BLOCK] {
             fs::write(&path, &good[..len]).unwrap();
             let expected = if len == BLOCK { 2 } else { 0 };

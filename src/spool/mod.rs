@@ -53,7 +53,6 @@
 //!   come again.
 //! - A generation is deleted by renaming it to `trash-…` first, so that half of one is never taken
 //!   for a whole.
-//!
 //! - A loss is on record before anything of it is deleted.
 //!
 //! # When there is no room

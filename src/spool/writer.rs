@@ -9,8 +9,9 @@
 //! Nothing leaves `pending` before it is durable or released, whatever fails.
 
 mod reserve;
+mod telling;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const MARKS_LATE: Duration = Duration::from_millis(50);
 /// How long an empty database is kept, for the case that more comes.
 const LINGER: Duration = Duration::from_secs(1);
-/// How often the figures are shown while something happens, and while nothing does.
-const SHOW_BUSY: Duration = Duration::from_millis(100);
-const SHOW_QUIET: Duration = Duration::from_secs(1);
 /// How often it is made sure that nobody has deleted the files.
 const LOOK: Duration = Duration::from_secs(1);
 /// What the disk may take for a value besides its own bytes, and for a commit.
@@ -101,6 +99,8 @@ pub(super) struct Writer {
     show_due: Duration,
     look_from: Duration,
     losses_from: Duration,
+    /// When each was logged last.
+    complained: BTreeMap<&'static str, Duration>,
     changed: bool,
     waiting: bool,
     closing: Option<oneshot::Sender<()>>,
@@ -131,6 +131,7 @@ impl Writer {
             show_due: Duration::ZERO,
             look_from: LOOK,
             losses_from: Duration::ZERO,
+            complained: BTreeMap::new(),
             changed: true,
             waiting: false,
             closing: None,
@@ -259,7 +260,7 @@ impl Writer {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the spool cannot be read, trying again");
+                    self.complain("the spool cannot be read, trying again", &error);
                     self.loads_from = self.now + RETRY;
                 }
             }
@@ -289,7 +290,7 @@ impl Writer {
         }
         if self.losses_from <= self.now || self.closing.is_some() {
             if let Err(error) = self.catalog.losses.save() {
-                tracing::warn!(%error, "the records of losses cannot be written yet");
+                self.complain("the records of losses cannot be written yet", &error);
                 self.losses_from = self.now + RETRY;
             }
         }
@@ -334,9 +335,7 @@ impl Writer {
             self.now = self.started.elapsed();
             self.pending_since = self.now;
         }
-        if self.full.take().is_some() {
-            self.send(SpoolEvent::Full(false));
-        }
+        self.unblock();
         if self.stalled.is_some_and(|retry| retry <= self.now) {
             // Nothing is left to write; whether it would work shows with the next batch.
             self.resume();
@@ -382,7 +381,7 @@ impl Writer {
                     if self.full.replace(before).is_none() {
                         tracing::warn!(
                             bytes = before,
-                            "the spool is full: devices are not read from until there is room"
+                            "the spool is full: devices are held back until there is room"
                         );
                         self.send(SpoolEvent::Full(true));
                     }
@@ -390,11 +389,16 @@ impl Writer {
                 }
             }
         }
-        if self.full.take().is_some() {
-            self.send(SpoolEvent::Full(false));
-        }
+        self.unblock();
         self.respect_reserve(need, wall)?;
         Ok(true)
+    }
+
+    fn unblock(&mut self) {
+        if self.full.take().is_some() {
+            tracing::info!("the spool has room again: devices are read from");
+            self.send(SpoolEvent::Full(false));
+        }
     }
 
     fn evict(&mut self, reason: LossReason, wall: f64) -> Result<(), String> {
@@ -414,7 +418,7 @@ impl Writer {
                 .is_some_and(|received| wall - received > self.limits.max_age)
         {
             if let Err(error) = self.evict(LossReason::EvictedAge, wall) {
-                tracing::warn!(error, "batches that are too old cannot be deleted yet");
+                self.complain("batches that are too old cannot be deleted yet", &error);
                 self.reclaim_from = self.now + RETRY;
             }
         }
@@ -429,7 +433,7 @@ impl Writer {
         let lingered = self.drained_since.is_some_and(|since| self.now >= since + LINGER);
         let keep_open = self.full.is_none() && !lingered;
         if let Err(error) = self.catalog.reclaim(keep_open, wall) {
-            tracing::warn!(%error, "what is published cannot be deleted from the spool yet");
+            self.complain("what is published cannot be deleted from the spool yet", &error);
             self.reclaim_from = self.now + RETRY;
         }
     }
@@ -453,24 +457,6 @@ impl Writer {
             tracing::info!("the spool can be written again");
             self.send(SpoolEvent::Resumed);
         }
-    }
-
-    fn show(&mut self) {
-        let totals = self.catalog.totals();
-        let bytes = self.catalog.used();
-        self.waiting = totals.batches > 0;
-        self.show_due = self.now + if self.changed { SHOW_BUSY } else { SHOW_QUIET };
-        self.changed = false;
-        let room = self.room_to_grow();
-        self.out.health.set_spool(|spool| {
-            spool.open = true;
-            spool.room = room;
-            spool.batches = totals.batches;
-            spool.readings = totals.readings;
-            spool.bytes = bytes;
-            spool.max_bytes = self.limits.max_bytes;
-            spool.oldest = totals.oldest;
-        });
     }
 }
 

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::ports::{Clock, lock};
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long mounting is tried.
+const MOUNTING: Duration = Duration::from_secs(2);
 
 /// The wall clock, and how far it was set wrong.
 #[derive(Debug, Default)]
@@ -54,6 +58,13 @@ pub(crate) fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Says that a test cannot be run here. In CI, where `tests/run` installs what it needs, that is a
+/// failure.
+pub(crate) fn skipped(why: &str) {
+    assert!(!std::env::var("CI").is_ok_and(|ci| ci == "true"), "in CI this must work: {why}");
+    eprintln!("skipped: {why}");
+}
+
 /// A mounted file system, unmounted at the end.
 pub(crate) struct Mount {
     pub(crate) dir: PathBuf,
@@ -63,16 +74,16 @@ impl Mount {
     /// None, with the reason printed, where this machine does not let us.
     pub(crate) fn new(dir: &Path, arguments: &[&str]) -> Option<Self> {
         std::fs::create_dir_all(dir).unwrap();
-        let output = Command::new("mount").args(arguments).arg(dir).output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self { dir: dir.into() }),
-            Ok(output) => {
-                eprintln!("skipped: mount: {}", String::from_utf8_lossy(&output.stderr).trim());
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: mount: {error}");
-                None
+        let begin = Instant::now();
+        loop {
+            match run(Command::new("mount").args(arguments).arg(dir)) {
+                Ok(()) => return Some(Self { dir: dir.into() }),
+                // Another test may have taken the loop device that was free a moment ago.
+                Err(_) if begin.elapsed() < MOUNTING => sleep(Duration::from_millis(100)),
+                Err(error) => {
+                    skipped(&error);
+                    return None;
+                }
             }
         }
     }
@@ -85,18 +96,13 @@ impl Drop for Mount {
     }
 }
 
-fn run(command: &mut Command) -> bool {
+fn run(command: &mut Command) -> Result<(), String> {
     match command.output() {
-        Ok(output) if output.status.success() => true,
+        Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
-            let error = String::from_utf8_lossy(&output.stderr);
-            eprintln!("{command:?}: {}", error.trim());
-            false
+            Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
-        Err(error) => {
-            eprintln!("{command:?}: {error}");
-            false
-        }
+        Err(error) => Err(format!("{command:?}: {error}")),
     }
 }
 
@@ -119,12 +125,11 @@ impl PowerDisk {
         file.set_len(96 << 20).unwrap();
         let mut disk = Self { work, mount: None };
         let mut mkfs = Command::new("mkfs.ext4");
-        let made = run(mkfs.args(["-q", "-E", "lazy_itable_init=0"]).arg(disk.image()));
-        disk.mount = made.then(|| mount_image(&disk.image(), &disk.dir())).flatten();
-        if disk.mount.is_none() {
-            eprintln!("skipped: no ext4 to cut the power of");
+        if let Err(error) = run(mkfs.args(["-q", "-E", "lazy_itable_init=0"]).arg(disk.image())) {
+            skipped(&error);
             return None;
         }
+        disk.mount = Some(mount_image(&disk.image(), &disk.dir())?);
         Some(disk)
     }
 
@@ -141,18 +146,16 @@ impl PowerDisk {
     /// cannot be done.
     pub(crate) fn cut(&self) -> bool {
         let helper = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/power_cut.py");
-        let cut = run(Command::new("python3").arg(&helper).arg(self.dir()));
-        if !cut {
-            eprintln!("skipped: the power cannot be cut here");
-        }
-        cut
+        run(Command::new("python3").arg(&helper).arg(self.dir()))
+            .inspect_err(|error| skipped(error))
+            .is_ok()
     }
 
     /// Unmounts and mounts again; nobody may have a file open.
     pub(crate) fn restart(&mut self) {
         let mount = self.mount.take().unwrap();
         // Not lazily: the same image is mounted again.
-        assert!(run(Command::new("umount").arg(&mount.dir)));
+        run(Command::new("umount").arg(&mount.dir)).unwrap();
         std::mem::forget(mount);
         self.mount = mount_image(&self.image(), &self.dir());
         assert!(self.mount.is_some());

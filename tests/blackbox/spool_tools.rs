@@ -192,3 +192,44 @@ fn damaged(gateway: &Gateway, path: &Path) -> u64 {
     assert!(contents(gateway) == before, "nothing is repaired");
     missing as u64
 }
+
+#[tokio::test]
+async fn losses_that_were_not_published_are_shown() {
+    let mut broker = Broker::start("").await;
+    broker.kill();
+    let setup = Setup::new(broker.port).set("spool.max_bytes", "1MiB");
+    let mut gateway = setup.start().await;
+    let (mut device, _) = gateway.device("kiln-3").open(Some(7)).await;
+    let metric = "tidegate_readings_lost_total{reason=\"evicted-size\"}";
+    let mut seq = 0;
+    let begin = std::time::Instant::now();
+    while gateway.metric(metric).await == 0 {
+        assert!(begin.elapsed() < DEADLINE, "nothing is evicted");
+        for _ in 0..20 {
+            seq += 1;
+            let records =
+                (0..300).map(|n| record("value", value(seq, n), 1_763_800_000.0 + n as f64));
+            device.send(&readings(Some(seq), Value::Array(records.collect()))).await;
+        }
+        device.acked(seq).await;
+    }
+    gateway.stop().await;
+    let before = contents(&gateway);
+    let info = gateway.command(&["spool", "info", "--json"]);
+    assert_eq!(info.status.code(), Some(0), "{info:?}");
+    let info: serde_json::Value = serde_json::from_slice(&info.stdout).unwrap();
+    let losses = info["losses"].as_array().unwrap();
+    let (first, newest) = (&losses[0], &losses[losses.len() - 1]);
+    assert_eq!((&first["device"], &first["epoch"]), (&"kiln-3".into(), &7.into()));
+    assert_eq!((&first["reason"], &first["first_seq"]), (&"evicted-size".into(), &1.into()));
+    let lost: u64 = losses.iter().map(|loss| loss["readings"].as_u64().unwrap()).sum();
+    // What is not lost is there.
+    assert_eq!(lost + info["readings"].as_u64().unwrap(), 300 * seq);
+    assert_eq!(
+        info["devices"]["kiln-3"]["epochs"][0]["first_seq"],
+        newest["last_seq"].as_u64().unwrap() + 1
+    );
+    let text = String::from_utf8(gateway.command(&["spool", "info"]).stdout).unwrap();
+    assert!(text.contains("to be published\nloss "), "{text}");
+    assert!(contents(&gateway) == before, "something in the data folder was changed");
+}

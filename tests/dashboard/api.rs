@@ -25,7 +25,26 @@ fn the_probes_tell_alive_from_ready() {
     let unready = gateway.get("/readyz");
     assert_eq!((unready.status, unready.error()), (503, "no space left".into()));
     gateway.health.set_spool(|spool| spool.fault = None);
-    assert_eq!(gateway.get("/readyz").status, 200);
+    assert_eq!(gateway.get("/readyz").json(), json!({"status": "ready"}));
+    gateway.health.set_ledger(|ledger| ledger.fault = Some("no space left".into()));
+    let ready = gateway.get("/readyz");
+    assert_eq!(ready.status, 200, "readings flow all the same");
+    assert_eq!(ready.json(), json!({"status": "ready", "commands": "no space left"}));
+}
+
+#[test]
+fn a_fault_of_the_ledger_and_damage_that_it_found_are_told_only_where_there_are_any() {
+    let gateway = Gateway::start();
+    let status = || gateway.get("/api/v1/status").json();
+    assert!(status().get("commands").is_none());
+    gateway.health.set_ledger(|ledger| ledger.damaged = 2);
+    assert_eq!(status()["commands"], json!({"damaged": 2}));
+    gateway.health.set_ledger(|ledger| ledger.fault = Some("no space left".into()));
+    assert_eq!(status()["commands"], json!({"fault": "no space left", "damaged": 2}));
+    for _ in 0..2 {
+        let metrics = gateway.get("/metrics");
+        assert!(metrics.text().contains("\ntidegate_ledger_damaged_total 2\n"), "counted once");
+    }
 }
 
 #[test]

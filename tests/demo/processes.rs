@@ -130,7 +130,7 @@ fn the_broker_serves_both_versions_on_one_port_reports_batches_and_leaves_with_i
 }
 
 #[test]
-fn a_demo_with_an_outage_says_where_to_look_and_loses_nothing() {
+fn a_demo_with_an_outage_says_where_to_look_loses_nothing_and_sends_a_command() {
     let arguments = "demo --for 6s --outage 2s --devices-port 0 --dashboard-port 0 --broker-port 0";
     let demo = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(arguments.split(' '))
@@ -150,5 +150,7 @@ fn a_demo_with_an_outage_says_where_to_look_and_loses_nothing() {
     assert!(figure("acknowledged ") >= 10, "{out}");
     assert_eq!(figure("acknowledged "), figure("arrived "), "{out}");
     assert_eq!(figure("out of order "), 0, "{out}");
+    assert!(lines.contains(&"commands sent 1, done 1"), "{out}");
+    assert!(err.contains("this-machine: identify: done after "), "{err}");
     assert!(err.contains("The broker is gone for 2 s.") && err.contains("The broker is back."));
 }

@@ -17,7 +17,10 @@ const char *TOKEN = "…";  // as `tidegate device add kiln-3` printed it
 // For wss://: the authority that signed the gateway's certificate, in PEM. nullptr: plain ws://
 const char *AUTHORITY = nullptr;
 
-const uint32_t EVERY_MS = 2000;
+const char *const COMMANDS[] = {"identify", "set-interval", "restart"};
+
+uint32_t every_ms = 2000;
+uint32_t restart_in_ms = 0;
 
 WebSocketsClient websocket;
 
@@ -25,12 +28,40 @@ bool send(uint8_t *message, size_t length) {
   return websocket.isConnected() && websocket.sendBIN(message, length);
 }
 
-bool command(const char *name) {
-  if (strcmp(name, "restart") != 0) return false;
-  Serial.println("restarting on command");
-  delay(200);
-  ESP.restart();
+bool set_interval(tidegate::Reader &params, tidegate::Writer &answer) {
+  double seconds = tidegate::member(params, "seconds", 0);
+  if (seconds < 0.01 || seconds > 3600) {
+    answer.text("\"seconds\" must be a number from 0.01 to 3600");
+    return false;
+  }
+  answer.map(2);
+  answer.text("seconds");
+  answer.real(seconds);
+  answer.text("before");
+  answer.real(every_ms / 1000.0);
+  every_ms = seconds * 1000;
   return true;
+}
+
+bool command(const char *name, tidegate::Reader &params, tidegate::Writer &answer) {
+  if (strcmp(name, "set-interval") == 0) return set_interval(params, answer);
+  if (strcmp(name, "identify") == 0) {
+    answer.map(2);
+    answer.text("chip");
+    answer.text(ESP.getChipModel());
+    answer.text("uptime_s");
+    answer.number(millis() / 1000);
+    return true;
+  }
+  if (strcmp(name, "restart") == 0) {
+    // What is remembered goes with the memory, so send this one with "redeliver": false. The
+    // answer is written before the restart.
+    restart_in_ms = 500;
+    answer.text("restarting");
+    return true;
+  }
+  answer.text("not known here");
+  return false;
 }
 
 tidegate::Device *device;
@@ -58,7 +89,7 @@ void setup() {
   Serial.begin(115200);
   WiFi.begin(WIFI_NAME, WIFI_PASSWORD);
   // Random after Wi-Fi is on; each boot starts its numbers at 1, so each needs an epoch of its own.
-  static tidegate::Device made(esp_random(), send, command);
+  static tidegate::Device made(esp_random(), send, command, COMMANDS);
   device = &made;
 
   static char path[96], authorization[160];
@@ -73,7 +104,7 @@ void setup() {
 void loop() {
   websocket.loop();
   static uint32_t last = 0;
-  if (millis() - last >= EVERY_MS) {
+  if (millis() - last >= every_ms) {
     last = millis();
     tidegate::Reading readings[] = {
         {"chip_temperature", "Cel", temperatureRead()},
@@ -82,4 +113,7 @@ void loop() {
     device->add(readings, 2, millis());
   }
   device->flush(millis());
+  static uint32_t told = 0;
+  if (restart_in_ms == 0) told = millis();
+  else if (millis() - told >= restart_in_ms) ESP.restart();
 }

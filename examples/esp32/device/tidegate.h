@@ -16,6 +16,10 @@ namespace tidegate {
 constexpr size_t KEEP = 32;
 // Readings in a batch.
 constexpr size_t READINGS = 4;
+// Commands whose answers are remembered, so that one that comes again is carried out once.
+constexpr size_t REMEMBER = 8;
+// Bytes of an answer.
+constexpr size_t ANSWER = 64;
 
 struct Reading {
   const char *name;  // 1 to 64 characters of A-Z a-z 0-9 - : . / _
@@ -32,6 +36,7 @@ class Writer {
   void map(uint32_t count) { head(5, count); }
   void number(uint64_t value) { head(0, value); }
   void boolean(bool value) { byte(value ? 0xf5 : 0xf4); }
+  void null() { byte(0xf6); }
 
   void text(const char *text) {
     size_t length = strlen(text);
@@ -44,6 +49,11 @@ class Writer {
     memcpy(&bits, &value, sizeof bits);
     byte(0xfb);
     for (int shift = 56; shift >= 0; shift -= 8) byte(bits >> shift);
+  }
+
+  // What another writer has written.
+  void bytes(const uint8_t *data, size_t length) {
+    for (size_t i = 0; i < length; i++) byte(data[i]);
   }
 
   bool ok() const { return length_ <= size_; }
@@ -86,6 +96,34 @@ class Reader {
     return number();
   }
 
+  // A number of any kind. Those with few digits, such as 0.5, come as half floats.
+  double real() {
+    uint8_t first = at_ < size_ ? data_[at_] : 0xff;
+    switch (first) {
+      case 0xf9: {
+        uint64_t bits = any();
+        int exponent = bits >> 10 & 31;
+        double fraction = double(bits & 1023) / 1024;
+        double value = exponent ? (1 + fraction) * power(exponent - 15) : fraction * power(-14);
+        if (exponent == 31) fail();
+        return bits & 0x8000 ? -value : value;
+      }
+      case 0xfa: {
+        uint32_t bits = any();
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        return value;
+      }
+      case 0xfb: {
+        uint64_t bits = any();
+        double value;
+        memcpy(&value, &bits, sizeof value);
+        return value;
+      }
+      default: return first >> 5 == 1 ? -1.0 - double(head(1)) : double(head(0));
+    }
+  }
+
   // Copies a text, cut to what fits.
   void text(char *into, size_t size) {
     uint64_t length = head(3);
@@ -118,6 +156,13 @@ class Reader {
     at_ = size_;
   }
 
+  static double power(int exponent) {
+    double value = 1;
+    for (; exponent > 0; exponent--) value *= 2;
+    for (; exponent < 0; exponent++) value /= 2;
+    return value;
+  }
+
   uint64_t head(uint8_t major) {
     if (at_ >= size_ || data_[at_] >> 5 != major) {
       fail();
@@ -147,26 +192,44 @@ class Reader {
 
 // How the device writes a message; false: the connection is busy or gone, try again later.
 using Send = bool (*)(uint8_t *message, size_t length);
-// A command came. The answer is what this returns.
-using Command = bool (*)(const char *name);
+// A command came. True: done, and `answer` has got one item, the result; false: it has got a text
+// that says why not. Where it has got nothing or too much, null is answered.
+using Command = bool (*)(const char *name, Reader &params, Writer &answer);
+
+// The number that the map in `params` has under `key`; `none` where it has none.
+inline double member(Reader &params, const char *key, double none) {
+  double found = none;
+  for (uint64_t pairs = params.map(); pairs > 0 && params.ok(); pairs--) {
+    char name[24];
+    params.text(name, sizeof name);
+    if (strcmp(name, key) == 0) found = params.real();
+    else params.skip();
+  }
+  return params.ok() ? found : none;
+}
 
 class Device {
  public:
   // `epoch` says which run of numbers this is: a random number of each boot, or a boot counter.
-  Device(uint32_t epoch, Send send, Command command)
-      : epoch_(epoch), send_(send), command_(command) {}
+  // `names` are the commands that the device understands.
+  template <size_t N>
+  Device(uint32_t epoch, Send send, Command command, const char *const (&names)[N])
+      : epoch_(epoch), send_(send), command_(command), names_(names), names_count_(N) {}
 
   void on_connected() {
-    uint8_t buffer[64];
+    uint8_t buffer[512];
     Writer hello(buffer, sizeof buffer);
     hello.array(2);
     hello.number(0);
-    hello.map(2);
+    hello.map(3);
     hello.text("epoch");
     hello.number(epoch_);
     hello.text("model");
     hello.text("ESP32");
-    send_(buffer, hello.length());
+    hello.text("commands");
+    hello.array(names_count_);
+    for (size_t i = 0; i < names_count_; i++) hello.text(names_[i]);
+    if (hello.ok()) send_(buffer, hello.length());
   }
 
   void on_disconnected() { window_ = 0; }
@@ -207,6 +270,7 @@ class Device {
 
   // Writes what may be written. Everything not acknowledged goes out again after a reconnect.
   void flush(uint32_t now_ms) {
+    if (window_ > 0) answer();
     for (size_t i = 0; i < kept_ && i < window_; i++) {
       const Batch &batch = batches_[i];
       if (batch.seq <= sent_) continue;
@@ -250,6 +314,14 @@ class Device {
     Reading readings[READINGS];
   };
 
+  struct Answer {
+    char id[65];
+    bool ok;
+    bool sent;
+    size_t length;
+    uint8_t value[ANSWER];
+  };
+
   bool welcome(Reader &in) {
     uint64_t window = 0, acked = 0;
     for (uint64_t pairs = in.map(); pairs > 0 && in.ok(); pairs--) {
@@ -262,6 +334,8 @@ class Device {
     if (!in.ok()) return false;
     settle(acked);
     sent_ = 0;
+    // Nothing says whether a RESULT arrived: the gateway drops those that it has.
+    for (size_t i = 0; i < answered_; i++) answers_[i].sent = false;
     window_ = window < KEEP ? window : KEEP;
     return true;
   }
@@ -271,20 +345,43 @@ class Device {
     in.text(id, sizeof id);
     in.text(name, sizeof name);
     if (!in.ok()) return false;
-    // The gateway may send a command again after a reconnect: carry it out once.
-    if (strcmp(id, last_id_) != 0) {
-      strcpy(last_id_, id);
-      last_ok_ = command_(name);
+    for (size_t i = 0; i < answered_; i++) {
+      if (strcmp(answers_[i].id, id) != 0) continue;
+      // Sent again after a reconnect: it is carried out, so only the answer is repeated.
+      answers_[i].sent = false;
+      answer();
+      return true;
     }
-    uint8_t buffer[128];
-    Writer result(buffer, sizeof buffer);
-    result.array(4);
-    result.number(2);
-    result.text(id);
-    result.boolean(last_ok_);
-    result.text(last_ok_ ? "done" : "not known here");
-    send_(buffer, result.length());
+    if (answered_ == REMEMBER) {
+      answered_--;
+      for (size_t i = 0; i < answered_; i++) answers_[i] = answers_[i + 1];
+    }
+    Answer &made = answers_[answered_++];
+    strcpy(made.id, id);
+    Writer value(made.value, sizeof made.value);
+    made.ok = command_(name, in, value);
+    made.length = value.ok() ? value.length() : 0;
+    made.sent = false;
+    answer();
     return true;
+  }
+
+  // Writes the RESULTs that are not written; what fails is tried again by flush().
+  void answer() {
+    for (size_t i = 0; i < answered_; i++) {
+      Answer &made = answers_[i];
+      if (made.sent) continue;
+      uint8_t buffer[80 + ANSWER];
+      Writer result(buffer, sizeof buffer);
+      result.array(4);
+      result.number(2);
+      result.text(made.id);
+      result.boolean(made.ok);
+      if (made.length > 0) result.bytes(made.value, made.length);
+      else result.null();
+      if (!send_(buffer, result.length())) return;
+      made.sent = true;
+    }
   }
 
   void settle(uint64_t acked) {
@@ -304,14 +401,16 @@ class Device {
   uint32_t epoch_;
   Send send_;
   Command command_;
+  const char *const *names_;
+  size_t names_count_;
   Batch batches_[KEEP];
   size_t kept_ = 0;
   uint32_t seq_ = 0;
   uint32_t sent_ = 0;
   size_t window_ = 0;
   uint32_t dropped_ = 0;
-  char last_id_[65] = "";
-  bool last_ok_ = false;
+  Answer answers_[REMEMBER];
+  size_t answered_ = 0;
 };
 
 }  // namespace tidegate

@@ -16,7 +16,7 @@ use crate::client::{Client, Event, Options, Stopped};
 use crate::core::batch::Reading;
 
 /// The device that is real.
-const THIS_MACHINE: &str = "this-machine";
+pub(super) const THIS_MACHINE: &str = "this-machine";
 /// Seconds between two batches of this machine.
 const MACHINE_PERIOD: f64 = 2.0;
 /// A simulated device loses its network once in this many seconds, for a few.

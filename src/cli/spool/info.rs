@@ -10,14 +10,17 @@ use serde::Serialize;
 use super::Damage;
 use crate::cli::words::{bytes, count, grouped};
 use crate::config::units::datetime_from_unix;
-use crate::core::batch::Batch;
-use crate::core::ids::Position;
+use crate::core::batch::{Batch, Loss};
+use crate::core::ids::{DeviceId, Position};
 use crate::spool::inspect::{Fault, Folder, Inspection};
 
 /// Epochs shown for each device, the newest; memory must not grow with the spool.
 const EPOCHS: usize = 8;
 /// Faults listed in the JSON; all of them are counted and on standard error.
 const FAULTS: usize = 1000;
+
+/// Records of losses listed in the text; all of them are in the JSON.
+const LOSSES: usize = 20;
 
 /// Arguments of `tidegate spool info`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +41,7 @@ pub(super) fn run(
         data_dir: data_dir.display().to_string(),
         head: inspection.head,
         next: inspection.next,
+        losses: inspection.losses.iter().map(LossRow::new).collect(),
         ..Report::default()
     };
     report.damage.extend(inspection.faults.iter().map(FaultRow::new));
@@ -120,6 +124,8 @@ struct Report {
     devices: BTreeMap<String, DeviceRow>,
     damage: Vec<FaultRow>,
     aside: Vec<FolderRow>,
+    /// Records that the broker has not acknowledged.
+    losses: Vec<LossRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -141,6 +147,21 @@ struct FaultRow {
     first: Position,
     end: Position,
     reason: String,
+}
+
+/// As it will be published, and how many batches that are.
+#[derive(Debug, Serialize)]
+struct LossRow {
+    device: Option<String>,
+    epoch: u64,
+    first_seq: Option<u64>,
+    last_seq: Option<u64>,
+    batches: u64,
+    readings: u64,
+    reason: &'static str,
+    time: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -170,6 +191,36 @@ impl FaultRow {
             end: fault.end,
             reason: fault.reason.clone(),
         }
+    }
+}
+
+impl LossRow {
+    fn new(loss: &Loss) -> Self {
+        Self {
+            device: loss.device.as_ref().map(DeviceId::to_string),
+            epoch: loss.epoch,
+            first_seq: loss.first_seq,
+            last_seq: loss.last_seq,
+            batches: loss.batches,
+            readings: loss.readings,
+            reason: loss.reason.as_str(),
+            time: loss.time,
+            detail: loss.detail.clone(),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        let readings = count(self.readings, "reading", "readings");
+        let batches = count(self.batches, "batch", "batches");
+        let mut text = format!("{}: {readings} in {batches}", self.reason);
+        if let Some(device) = &self.device {
+            text.extend([" of ", device, ", epoch ", &self.epoch.to_string()]);
+        }
+        if let (Some(first), Some(last)) = (self.first_seq, self.last_seq) {
+            text.extend([" seq ", &first.to_string(), " to ", &last.to_string()]);
+        }
+        text.extend(self.detail.iter().flat_map(|detail| ["; ", detail]));
+        text
     }
 }
 
@@ -249,6 +300,19 @@ impl Report {
             let readings = count(row.readings, "reading", "readings");
             line("device", format!("{device}: {readings} in {batches}; {}", row.epochs_text()));
         }
+        if !self.losses.is_empty() {
+            let sum = |of: fn(&LossRow) -> u64| self.losses.iter().map(of).sum::<u64>();
+            let batches = count(sum(|row| row.batches), "batch", "batches");
+            let readings = count(sum(|row| row.readings), "reading", "readings");
+            let records = count(self.losses.len() as u64, "record", "records");
+            line("lost", format!("{readings} in {batches}; {records} to be published"));
+        }
+        for row in self.losses.iter().take(LOSSES) {
+            line("loss", row.to_text());
+        }
+        if let Some(more) = self.losses.len().checked_sub(LOSSES).filter(|more| *more > 0) {
+            line("loss", format!("and {more} more records, see --json"));
+        }
         lines.push(String::new());
         lines.join("\n")
     }
@@ -298,6 +362,31 @@ mod tests {
         }
         assert_eq!((row.batches, row.epochs.len(), row.earlier_epochs), (2000, EPOCHS, 992));
         assert!(row.epochs_text().starts_with("992 earlier epochs; epoch 992 seq 1 to 2; "));
+    }
+
+    #[test]
+    fn many_records_of_losses_are_summed_up_and_the_first_are_listed() {
+        let loss = |seq| LossRow {
+            device: (seq > 1).then(|| "kiln-1".into()),
+            epoch: 7,
+            first_seq: (seq > 1).then_some(seq),
+            last_seq: (seq > 1).then_some(seq),
+            batches: 1,
+            readings: 1000,
+            reason: "evicted-size",
+            time: 1.0,
+            detail: (seq == 1).then(|| "several joined".into()),
+        };
+        let text = Report { losses: (1..=23).map(loss).collect(), ..Report::default() }.to_text();
+        let sum = "lost       23 000 readings in 23 batches; 23 records to be published\n";
+        assert!(text.contains(sum), "{text}");
+        let first = "loss       evicted-size: 1 000 readings in 1 batch; several joined\n";
+        assert!(text.contains(first), "{text}");
+        let second =
+            "loss       evicted-size: 1 000 readings in 1 batch of kiln-1, epoch 7 seq 2 to 2\n";
+        assert!(text.contains(second), "{text}");
+        assert!(text.ends_with("loss       and 3 more records, see --json\n"), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("loss ")).count(), LOSSES + 1);
     }
 
     #[test]

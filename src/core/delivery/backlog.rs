@@ -23,6 +23,8 @@ pub(super) struct Backlog {
     outstanding: VecDeque<(Position, bool)>,
     /// Settled at the broker before the cursor came by (live-first only).
     ahead: BTreeSet<Position>,
+    /// In flight before the cursor came by, so that they are not sent twice (live-first only).
+    flying: BTreeSet<Position>,
     released: Position,
     /// Where the read that is under way began.
     loading: Option<Position>,
@@ -38,6 +40,7 @@ impl Backlog {
             cursor: head,
             outstanding: VecDeque::new(),
             ahead: BTreeSet::new(),
+            flying: BTreeSet::new(),
             released: head,
             loading: None,
         }
@@ -62,6 +65,12 @@ impl Backlog {
         if let Some(&last) = positions.last() {
             self.cursor = last + 1;
         }
+    }
+
+    /// Positions that were appended while their batches are in flight, behind others that are not
+    /// issued: the cursor is to pass over them when it comes by.
+    pub(super) fn issued_ahead(&mut self, positions: Vec<Position>) {
+        self.flying.extend(positions);
     }
 
     /// Takes one batch that has become durable by `through`.
@@ -113,14 +122,19 @@ impl Backlog {
         self.pop_ready()
     }
 
-    /// What was in flight when the uplink was lost, in position order; sent again first. With
-    /// `live_first`, batches far behind the cursor stay there until it comes by.
+    /// What was in flight when the uplink was lost, in the order of sending; sent again first. With
+    /// `live_first`, batches that the cursor has not reached stay there until it comes by.
     pub(super) fn again(&mut self, batches: Vec<(Position, Arc<Batch>)>, live_first: bool) {
+        self.flying.clear();
         let (fetched, later): (Vec<_>, Vec<_>) =
             batches.into_iter().partition(|&(position, _)| position < self.cursor);
         for (position, batch) in fetched.into_iter().rev() {
             self.ready_weight += batch.weight();
             self.ready.push_front((position, batch));
+        }
+        if live_first {
+            // What was sent fresh and got its position afterwards was sent before what is older.
+            self.ready.make_contiguous().sort_unstable_by_key(|&(position, _)| position);
         }
         // In order, what is not fetched begins at the cursor: it follows at once.
         if !live_first && self.ready.len() < 64 {
@@ -134,6 +148,7 @@ impl Backlog {
 
     /// The broker has settled `position`.
     pub(super) fn done(&mut self, position: Position) {
+        self.flying.remove(&position);
         match self.outstanding.binary_search_by_key(&position, |&(position, _)| position) {
             Ok(index) => {
                 if let Some((_, done)) = self.outstanding.get_mut(index) {
@@ -206,16 +221,17 @@ impl Backlog {
             self.outstanding.pop_front();
         }
         self.ahead = self.ahead.split_off(&end);
+        self.flying = self.flying.split_off(&end);
         self.released = self.released.max(end);
     }
 
-    /// The batch at the cursor becomes ready, unless the broker has it already.
+    /// The batch at the cursor becomes ready, unless the broker has it already or is about to.
     fn fetch(&mut self, batch: Arc<Batch>) {
         let position = self.cursor;
         self.cursor += 1;
         let settled = self.ahead.remove(&position);
         self.outstanding.push_back((position, settled));
-        if !settled {
+        if !settled && !self.flying.contains(&position) {
             self.ready_weight += batch.weight();
             self.ready.push_back((position, batch));
         }

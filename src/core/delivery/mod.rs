@@ -25,6 +25,7 @@
 //! 6. Every queue is bounded: by the devices' windows and the memory budget, by the uplink's
 //!    window, by [`Settings::load_bytes`].
 //! 7. While the uplink keeps pace, nothing is appended to the spool.
+//! 8. A batch is not sent again while it is in flight.
 //!
 //! Nothing here waits, reads a clock or does I/O: the engine calls in, then performs
 //! [`Delivery::actions`].
@@ -441,7 +442,9 @@ impl Delivery {
                 spilled.push(position);
             }
         }
-        if !self.settings.live_first {
+        if self.settings.live_first {
+            self.backlog.issued_ahead(spilled);
+        } else {
             self.backlog.issued(&spilled);
         }
         self.live_in_flight = 0;

@@ -41,6 +41,8 @@ struct Broker {
     wire: VecDeque<(u64, Key)>,
     /// Delivered and not acknowledged yet.
     unacked: VecDeque<u64>,
+    /// Published over this connection and not acknowledged yet.
+    flying: HashMap<u64, Key>,
     log: Vec<Key>,
     has: HashSet<Key>,
 }
@@ -168,6 +170,9 @@ impl World {
                     assert!(self.broker.connected, "published while the uplink is down");
                     published += 1;
                     let key = self.key(&batch);
+                    let twice = self.broker.flying.values().any(|flying| *flying == key);
+                    assert!(!twice, "{key:?} is sent while it is in flight");
+                    self.broker.flying.insert(token, key);
                     self.broker.wire.push_back((token, key));
                 }
                 Action::Append { position, batch } => {
@@ -295,6 +300,7 @@ impl World {
             self.rng.random_range(0..self.broker.unacked.len().max(1))
         };
         if let Some(token) = self.broker.unacked.remove(index) {
+            self.broker.flying.remove(&token);
             self.delivery.published(token);
         }
     }
@@ -303,6 +309,7 @@ impl World {
         if std::mem::take(&mut self.broker.connected) {
             self.broker.wire.clear();
             self.broker.unacked.clear();
+            self.broker.flying.clear();
             self.delivery.uplink_down(cause, self.now);
         }
     }
@@ -333,6 +340,7 @@ impl World {
         self.broker.connected = false;
         self.broker.wire.clear();
         self.broker.unacked.clear();
+        self.broker.flying.clear();
         for device in &mut self.devices {
             device.session = None;
         }

@@ -6,8 +6,10 @@ use std::path::Path;
 use super::support::*;
 use crate::config::SpoolSettings;
 use crate::core::batch::{Loss, LossReason};
+use crate::core::clock::Moment;
 use crate::core::ids::DeviceId;
 use crate::ports::{Spool, SpoolEvent};
+use crate::spool::inspect::Inspection;
 
 fn small() -> SpoolSettings {
     SpoolSettings { max_bytes: 2 << 20, ..settings() }
@@ -47,6 +49,31 @@ fn reported(bench: &mut Bench, expected: u64) {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert_eq!(readings(&bench.reports), expected);
+}
+
+#[test]
+fn what_waits_to_be_published_is_shown_of_a_stopped_gateway() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::open(dir.path(), &small());
+    let lost = evict(&mut bench);
+    bench.close();
+    let path = dir.path().join("spool/losses");
+    let before = fs::read(&path).unwrap();
+    let inspection = Inspection::open(dir.path(), Moment::default()).unwrap();
+    let told: u64 = inspection.losses.iter().map(|loss| loss.readings).sum();
+    assert_eq!((told, inspection.notes.len()), (lost, 0), "{:?}", inspection.notes);
+    assert!(fs::read(&path).unwrap() == before, "the file was changed");
+    // Also where the marks are gone: what was given up does not count as missing.
+    fs::remove_file(dir.path().join("spool/marks")).unwrap();
+    let again = Inspection::open(dir.path(), Moment::default()).unwrap();
+    assert_eq!((again.head, again.faults), (inspection.head, Vec::new()));
+    drop(inspection.losses);
+    fs::write(&path, vec![0x55; before.len()]).unwrap();
+    let damaged = Inspection::open(dir.path(), Moment::default()).unwrap();
+    assert!(damaged.losses.is_empty());
+    assert!(damaged.notes.iter().any(|note| note.contains("none of them can")), "{damaged:?}");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(Inspection::open(dir.path(), Moment::default()).unwrap().losses, []);
 }
 
 #[test]

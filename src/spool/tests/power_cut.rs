@@ -1,7 +1,8 @@
 //! The power goes while batches are written: an ext4 in a file is shut down without its journal,
 //! unmounted, and mounted again. What was reported durable must be there.
 //!
-//! Needs root, loop devices and Python; skipped with a reason where there are none.
+//! Needs root, loop devices and Python; where there are none it is skipped with the reason, in CI it
+//! fails.
 
 use std::time::Duration;
 

@@ -43,7 +43,7 @@ impl Writer {
     }
 
     /// The reserve, and what would be free with `need` more bytes written. Asked anew each time:
-    /// that takes a microsecond, and a commit takes an fsync.
+    /// that is one system call without I/O, and a commit takes an fsync.
     fn room(&self, need: u64) -> (u64, u64) {
         // Where the file system does not say, the write will.
         let Ok(space) = disk::space(self.catalog.dir()) else { return (0, 0) };
