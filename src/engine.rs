@@ -236,7 +236,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             let links = &self.links;
             let link = |session| links.get(&session).map(|opened: &Opened| &*opened.link);
             self.commands.pump(&mut self.publisher, link, command_time);
-            self.set_tick(now);
+            self.set_tick(command_time);
         }
         progress
     }
@@ -245,9 +245,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
         Now { unix: self.shared.clock.unix(), mono: now }
     }
 
-    fn set_tick(&mut self, now: f64) {
-        let command = self.commands.next_wake(self.command_time(now));
-        let wait = [self.delivery.next_wake(now), command]
+    fn set_tick(&mut self, now: Now) {
+        let wait = [self.delivery.next_wake(now.mono), self.commands.next_wake(now)]
             .into_iter()
             .flatten()
             .reduce(f64::min)
