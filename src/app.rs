@@ -193,11 +193,13 @@ impl Gateway {
             gateway: settings.gateway.id.clone(),
             events,
             budget,
-            registry: devices,
-            feed: fleet,
+            registry: devices.clone(),
+            feed: fleet.clone(),
             metrics,
             clock,
         };
+        // Ends with the runtime.
+        tokio::spawn(show_registered(settings.devices.auth, fleet.clone(), devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
@@ -353,9 +355,23 @@ fn permits(settings: &Settings, registry: watch::Receiver<Arc<Registry>>) -> eng
     let auth = settings.devices.auth;
     Box::new(move |device| {
         let registry = registry.borrow();
-        let anyone = auth == Auth::None || (auth == Auth::Mtls && !registry.has_file());
+        let anyone = !decides(auth, &registry);
         registry.permissions(device).or_else(|| anyone.then(Arc::default))
     })
+}
+
+/// Whether only devices of the registry may connect.
+fn decides(auth: Auth, registry: &Registry) -> bool {
+    match auth {
+        Auth::None => false,
+        Auth::Token => true,
+        Auth::Mtls => registry.has_file(),
+    }
+}
+
+/// Shows the registry's devices on the dashboard, whether they have connected or not.
+async fn show_registered(auth: Auth, fleet: Arc<Fleet>, registry: watch::Receiver<Arc<Registry>>) {
+    fleet.follow(registry, |registry| decides(auth, registry)).await;
 }
 
 /// Done when the sender is used or dropped: both mean stop.

@@ -32,7 +32,7 @@ use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
     Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Ledger, Link,
-    Outbound, Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
+    Outbound, Publisher, Refused, RefusedKind, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
 };
 
 use commands::Commands;
@@ -263,6 +263,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             DeviceEvent::Opened { session, device, epoch, link, facts, welcome } => {
                 let drawn = self.draw_epoch();
                 let (epoch, acked) = self.delivery.open(session, &device, epoch, drawn);
+                self.shared.feed.device_opened(&device, epoch, acked);
                 // A connection that gave up meanwhile reports Closed next.
                 let _ = welcome.send(Resume { epoch, acked });
                 self.announce_device(&device, "online", facts.since, &facts);
@@ -288,6 +289,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
 
     fn batches(&mut self, session: SessionId, batches: Vec<Submitted>, now: f64) {
         let metrics = &self.shared.metrics;
+        let before = self.delivery.counts();
         for submitted in batches {
             match submitted {
                 Submitted::Rejected(seq) => self.delivery.take_rejected(session, seq),
@@ -301,6 +303,12 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                     }
                 }
             }
+        }
+        let (gaps, duplicates) = self.delivery.counts();
+        if before != (gaps, duplicates)
+            && let Some(opened) = self.links.get(&session)
+        {
+            self.shared.feed.irregular(&opened.device, gaps - before.0, duplicates - before.1);
         }
     }
 
@@ -399,7 +407,13 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                 }
                 Action::Reject { session, seq, reason } => {
                     if let Some(opened) = self.links.get(&session) {
-                        let code = RejectCode::RefusedByBroker.code();
+                        let code = RejectCode::RefusedByBroker;
+                        let label = metrics::Code { code: code.as_str() };
+                        metrics.batches_rejected.get_or_create(&label).inc();
+                        let (code, time) = (code.code(), self.shared.clock.unix());
+                        let refused =
+                            Refused { kind: RefusedKind::Batch, code, reason: &reason, time };
+                        self.shared.feed.refused(&opened.device, &refused);
                         opened.link.send(Outbound::Reject { seq, code, reason });
                     }
                 }

@@ -52,6 +52,9 @@ pub const REFUSALS: [&str; 12] = [
     "tls",
 ];
 
+/// The codes of REJECT: see [`crate::core::senml::RejectCode`].
+const REJECT_CODES: [&str; 5] = ["1", "2", "3", "4", "5"];
+
 /// Why a message on a command topic may not be taken as a request.
 pub const REQUESTS_IGNORED: [&str; 4] = ["retained", "too-large", "overflow", "foreign-topic"];
 
@@ -260,7 +263,7 @@ impl Metrics {
         for reason in [EvictedSize, EvictedAge, Corrupt, Refused] {
             drop(self.readings_lost.get_or_create(&Reason { reason: reason.as_str() }));
         }
-        for code in ["1", "2", "3", "4", "5"] {
+        for code in REJECT_CODES {
             drop(self.batches_rejected.get_or_create(&Code { code }));
         }
         for reason in REFUSALS {
@@ -275,6 +278,13 @@ impl Metrics {
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));
         }
+    }
+
+    /// READINGS answered with REJECT, whatever the code.
+    #[must_use]
+    pub fn batches_rejected_in_all(&self) -> u64 {
+        let of = |code| self.batches_rejected.get_or_create(&Code { code }).get();
+        REJECT_CODES.into_iter().map(of).sum()
     }
 
     /// The `OpenMetrics` 1.0 text.

@@ -484,6 +484,39 @@ pub trait Feed: Send + Sync {
     fn device_down(&self, device: &DeviceId, time: f64);
     /// Something arrived from the device, READINGS or not.
     fn device_seen(&self, device: &DeviceId, time: f64);
+    /// WELCOME was said: the device's run of numbers is `epoch`, of which `acked` is settled.
+    fn device_opened(&self, device: &DeviceId, epoch: u64, acked: u64);
+    /// What of the device's last batches was not as it should be: jumps in their numbers, and
+    /// numbers that had been received before.
+    fn irregular(&self, device: &DeviceId, gaps: u64, duplicates: u64);
+    /// The device answered a ping after so many seconds.
+    fn round_trip(&self, device: &DeviceId, seconds: f64);
+    /// Something of the device was refused. Who asks need not have proved to be the device, nor
+    /// need there be a device of this id.
+    fn refused(&self, device: &DeviceId, refused: &Refused<'_>);
+}
+
+/// What was refused, and why.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refused<'a> {
+    /// What it was.
+    pub kind: RefusedKind,
+    /// The code of REJECT, the status of the answer to the handshake, or the code of the Close
+    /// frame: they do not overlap.
+    pub code: u64,
+    /// The rule that refused it, for the operator.
+    pub reason: &'a str,
+    /// When: Unix time in seconds.
+    pub time: f64,
+}
+
+/// What was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedKind {
+    /// A batch, with REJECT.
+    Batch,
+    /// A connection, at the handshake or later with a Close frame.
+    Connection,
 }
 
 /// What is known of a connected device besides its readings.

@@ -115,10 +115,12 @@ pub(super) async fn device(
     let device = path.map_or_else(|_| String::new(), |Path(device)| device);
     let Some(slot) = hub.context().fleet.slot(&device) else {
         let device: String = device.chars().take(80).collect();
-        let error = format!("no device {device:?} has connected since the gateway started");
+        let error = format!(
+            "no device {device:?} is in the registry or has connected since the gateway started"
+        );
         return Err(Refusal::new(StatusCode::NOT_FOUND, error));
     };
     let mut document = Vec::new();
-    render::device(&slot, &Filter::default(), &mut document);
+    render::device_in_full(&slot, &mut document);
     Ok(body("application/json", document.into()))
 }

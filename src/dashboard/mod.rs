@@ -17,11 +17,15 @@ mod feed;
 mod http;
 mod hub;
 mod patient;
+mod rates;
+mod refusals;
+mod registered;
 mod render;
 mod server;
 mod slot;
 mod status;
 mod stream;
+mod traffic;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

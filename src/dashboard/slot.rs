@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use compact_str::CompactString;
 
+use super::refusals::Refusals;
+use super::traffic::Traffic;
 use crate::core::batch::{Reading, Value};
 use crate::core::ids::DeviceId;
 use crate::ports::DeviceFacts;
@@ -21,7 +23,8 @@ const FACT_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: DeviceId,
-    /// Unix time in seconds, as bits: written far more often than read, and without the lock.
+    /// Unix time in seconds, as bits: written far more often than read, and without the lock. Not a
+    /// number before the device was first seen.
     last_seen: AtomicU64,
     pub(super) state: Mutex<State>,
 }
@@ -31,17 +34,23 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) connected: bool,
-    /// Since when it is connected, or has been away: Unix time in seconds.
+    /// See [`Self::since()`].
     pub(super) since: f64,
     pub(super) model: Option<String>,
     pub(super) firmware: Option<String>,
     pub(super) address: Option<String>,
+    /// The commands it announced.
+    pub(super) commands: Box<[CompactString]>,
+    pub(super) traffic: Traffic,
+    pub(super) refusals: Refusals,
     /// Sorted by name.
     pub(super) readings: Vec<Latest>,
     /// Where the next reading is likely to belong: devices repeat their order.
     hint: usize,
     /// Some names did not fit.
     pub(super) incomplete: bool,
+    /// No longer in the registry; it goes from the table when its connection ends.
+    pub(super) unlisted: bool,
     /// No longer in the table.
     pub(super) forgotten: bool,
     /// Whether changes are noted for viewers; set by whoever takes the lock to change something.
@@ -87,7 +96,7 @@ pub(super) struct Room {
 
 impl Slot {
     pub(super) fn new(id: DeviceId) -> Self {
-        Self { id, last_seen: AtomicU64::new(0), state: Mutex::default() }
+        Self { id, last_seen: AtomicU64::new(f64::NAN.to_bits()), state: Mutex::default() }
     }
 
     /// Something arrived from the device at `time`.
@@ -95,9 +104,10 @@ impl Slot {
         self.last_seen.store(time.to_bits(), Ordering::Relaxed);
     }
 
-    /// Unix time in seconds.
-    pub(super) fn last_seen(&self) -> f64 {
-        f64::from_bits(self.last_seen.load(Ordering::Relaxed))
+    /// Unix time in seconds; `None`: never.
+    pub(super) fn last_seen(&self) -> Option<f64> {
+        let time = f64::from_bits(self.last_seen.load(Ordering::Relaxed));
+        (!time.is_nan()).then_some(time)
     }
 }
 
@@ -109,7 +119,14 @@ impl State {
         self.model = facts.model.as_deref().map(cut);
         self.firmware = facts.firmware.as_deref().map(cut);
         self.address = (!facts.address.is_empty()).then(|| cut(&facts.address));
+        self.commands = facts.commands.iter().map(CompactString::from).collect();
+        self.traffic.begin();
         self.touched = self.watched;
+    }
+
+    /// Since when it is connected, or has been away: Unix time in seconds; `None`: it never came.
+    pub(super) fn since(&self) -> Option<f64> {
+        (self.connected || self.departures > 0).then_some(self.since)
     }
 
     /// The device has gone.
@@ -225,7 +242,7 @@ fn cut(text: &str) -> String {
 }
 
 /// At most `max` bytes of `text`, whole characters.
-fn beginning(text: &str, max: usize) -> &str {
+pub(super) fn beginning(text: &str, max: usize) -> &str {
     if text.len() <= max {
         return text;
     }

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
+use super::rates::PerSecond;
 use crate::core::forecast::{Flow, Forecast, Level};
 use crate::host::wear::Written;
+use crate::metrics::Metrics;
 use crate::ports::{LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
 
 /// The document.
@@ -15,6 +17,10 @@ pub(super) struct Status<'a> {
     pub(super) uplink: Uplink,
     pub(super) spool: Spool,
     pub(super) devices: Devices,
+    /// Readings per second.
+    pub(super) rates: PerSecond,
+    #[serde(flatten)]
+    pub(super) counts: Counts,
     /// Only while there is something to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commands: Option<Commands>,
@@ -59,6 +65,24 @@ pub(super) struct Spool {
 pub(super) struct Devices {
     pub(super) connected: usize,
     pub(super) known: usize,
+}
+
+/// What was not as it should be with what devices sent, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Counts {
+    rejected_batches: u64,
+    sequence_gaps: u64,
+    duplicates: u64,
+}
+
+impl Counts {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            rejected_batches: metrics.batches_rejected_in_all(),
+            sequence_gaps: metrics.sequence_gaps.get(),
+            duplicates: metrics.duplicates.get(),
+        }
+    }
 }
 
 /// What is the matter with the ledger of commands.

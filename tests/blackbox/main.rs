@@ -18,6 +18,8 @@ mod drain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod facts;
+#[cfg(test)]
 mod forecast;
 #[cfg(test)]
 mod full_disk;
