@@ -26,8 +26,8 @@ async fn refusal(gateway: &Gateway, device: &str, code: u64) -> Json {
     let mut found = Json::Null;
     until(&format!("a refusal {code} is shown"), async || {
         let device = asked(gateway, device).await;
-        let refusals = device["refusals"].as_array().unwrap().iter();
-        found = refusals.filter(|one| one["code"] == code).cloned().next().unwrap_or_default();
+        let mut refusals = device["refusals"].as_array().unwrap().iter();
+        found = refusals.find(|one| one["code"] == code).cloned().unwrap_or_default();
         !found.is_null()
     })
     .await;
