@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::Settings;
-use super::raw::Value;
-use super::schema::{KEYS, Kind};
+use super::raw::{Value, Values};
+use super::schema::{KEYS, Kind, Otherwise};
 use super::text::without_credentials;
 use super::units::{format_size, format_time};
 
@@ -23,7 +23,15 @@ impl Settings {
                 // Found out at the start where the file does not say.
                 "gateway.id" => Some(self.gateway.id.as_str().into()),
                 "gateway.data_dir" => Some(shown(&self.gateway.data_dir)),
-                path => self.values.get(path).map(|value| self.spelt(&key.kind, value)),
+                path => self.values.get(path).map(|value| match (key.default, value) {
+                    // Spelt as the documentation does: "60s", not "1m".
+                    (Otherwise::Toml(default), value @ (Value::Size(_) | Value::Time(_)))
+                        if Values::default().get(path).as_ref() == Some(&value) =>
+                    {
+                        default.trim_matches('"').into()
+                    }
+                    (_, value) => self.spelt(&key.kind, value),
+                }),
             };
             if let Some(value) = value {
                 insert(&mut root, key.path, value);
@@ -70,7 +78,6 @@ fn insert(table: &mut Map<String, Json>, path: &str, value: Json) {
 mod tests {
     use super::*;
     use crate::config::Surroundings;
-    use crate::config::schema::Otherwise;
 
     fn settings(text: &str) -> Settings {
         let host = Surroundings { host_name: Some("host-1".into()), state_directory: None };
