@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 
-use super::assets::ASSETS;
+use super::assets::{self, ASSETS};
 use super::hub::Hub;
 use super::{api, commands, log, openapi, render, stream};
 
@@ -98,9 +98,12 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
     for (path, answer) in routes() {
         router = router.route(path, answer);
     }
-    for asset in &ASSETS {
+    for asset in ASSETS {
         let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
         router = router.route(asset.path, get(answer));
+    }
+    if let Some(why) = assets::missing() {
+        router = router.route("/", get(|| async { body("text/plain; charset=utf-8", why.into()) }));
     }
     router
         .fallback(|request: Request| async move {

@@ -43,10 +43,14 @@ mod tests {
         let document = document();
         let described: BTreeSet<_> =
             document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        // The files of the page have one description for all of them.
-        let page = ASSETS.iter().map(|asset| if asset.path == "/" { "/" } else { "/{file}" });
+        // The names of the page's files are its build's; a folder's share a description.
+        let page = ["/", "/{file}", "/assets/{file}"];
         let served: BTreeSet<_> = routes().iter().map(|(path, _)| *path).chain(page).collect();
         assert_eq!(described, served);
+        for asset in ASSETS {
+            let (folder, _) = asset.path.rsplit_once('/').unwrap();
+            assert!(["", "/assets"].contains(&folder), "{} is not described", asset.path);
+        }
     }
 
     #[test]
