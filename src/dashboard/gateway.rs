@@ -43,7 +43,7 @@ struct Document<'a> {
     configuration_file: String,
     machine: AboutMachine,
     process: AboutProcess,
-    limits: Vec<Limit>,
+    limits: Vec<Bound>,
     configuration: Map<String, Json>,
 }
 
@@ -91,7 +91,7 @@ struct AboutProcess {
 
 /// Something that has a bound an operator can meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Limit {
+struct Bound {
     name: &'static str,
     used: u64,
     limit: u64,
@@ -194,18 +194,18 @@ impl Cpu {
     }
 }
 
-fn limits(context: &Context, process: &Process, room: Option<machine::Room>) -> Vec<Limit> {
+fn limits(context: &Context, process: &Process, room: Option<machine::Room>) -> Vec<Bound> {
     let settings = context.settings.borrow().clone();
     let metrics = &context.metrics;
     let spool = context.health.spool();
-    let count = |name, used: u64, limit: usize, setting| Limit {
+    let count = |name, used: u64, limit: usize, setting| Bound {
         name,
         used,
         limit: whole(limit),
         setting,
         unit: None,
     };
-    let bytes = |name, used: u64, limit: u64, setting| Limit {
+    let bytes = |name, used: u64, limit: u64, setting| Bound {
         name,
         used,
         limit,
@@ -247,7 +247,7 @@ fn limits(context: &Context, process: &Process, room: Option<machine::Room>) -> 
     }
     if let (Some(used), Some(limit)) = (process.open_files, process.max_open_files) {
         let setting = Some("LimitNOFILE of the service");
-        limits.push(Limit { name: "open files", used, limit, setting, unit: None });
+        limits.push(Bound { name: "open files", used, limit, setting, unit: None });
     }
     limits
 }

@@ -54,7 +54,7 @@ pub struct Process {
     pub threads: Option<u64>,
     /// Open files, sockets included.
     pub open_files: Option<u64>,
-    /// How many there may be (RLIMIT_NOFILE); none where there is no limit.
+    /// How many there may be (`RLIMIT_NOFILE`); none where there is no limit.
     pub max_open_files: Option<u64>,
 }
 

@@ -69,13 +69,13 @@ async fn no_secret_shows_anywhere_at_any_level() {
         told.iter().any(|entry| entry["message"].as_str().unwrap().contains("mqtt.url"))
     })
     .await;
-    let fed = RefCell::new(String::new());
+    let seen = RefCell::new(String::new());
     next(&mut feed, |message| {
-        fed.borrow_mut().push_str(&message.to_string());
+        seen.borrow_mut().push_str(&message.to_string());
         message["message"].as_str().is_some_and(|text| text.contains("mqtt.url"))
     })
     .await;
-    let told = everything(&gateway).await + &fed.into_inner();
+    let told = everything(&gateway).await + &seen.into_inner();
     for secret in [PASSWORD, &token, wrong] {
         let at = told.find(secret).map(|at| &told[at.saturating_sub(300)..at]);
         assert_eq!(at, None, "{secret}");
