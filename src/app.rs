@@ -19,8 +19,9 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::config::fault::Faults;
 use crate::config::registry::Registry;
 use crate::config::watch::{FileWatch, RegistryWatch};
-use crate::config::{Auth, Drain, Settings, Surroundings};
+use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
+use crate::core::discovery::{Payload, Place};
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
@@ -185,7 +186,8 @@ impl Gateway {
                 health,
                 pulse: pulse.clone(),
             },
-        );
+        )
+        .announcing(homeassistant(&settings, devices.clone()));
         let grace = settings.gateway.grace;
         let (stop_engine, stop) = oneshot::channel::<()>();
         let engine = tokio::spawn(engine.run(told(stop), grace.mul_f64(1.0 - GOODBYE)));
@@ -356,6 +358,28 @@ fn permits(settings: &Settings, registry: watch::Receiver<Arc<Registry>>) -> eng
         let anyone = auth == Auth::None || (auth == Auth::Mtls && !registry.has_file());
         registry.permissions(device).or_else(|| anyone.then(Arc::default))
     })
+}
+
+/// What tells Home Assistant about devices and readings, if that is wanted.
+fn homeassistant(
+    settings: &Settings,
+    registry: watch::Receiver<Arc<Registry>>,
+) -> Option<engine::HomeAssistant> {
+    let mqtt = &settings.mqtt;
+    let payload = match mqtt.payload {
+        PayloadFormat::Json => Payload::Json,
+        PayloadFormat::SenmlJson => Payload::SenmlJson,
+        PayloadFormat::Value => Payload::Value,
+        // The configuration's check refuses that.
+        PayloadFormat::SenmlCbor => return None,
+    };
+    let place = Place {
+        gateway: settings.gateway.id.clone(),
+        prefix: mqtt.prefix.clone(),
+        homeassistant_prefix: mqtt.homeassistant_prefix.clone(),
+        payload,
+    };
+    mqtt.homeassistant.then(|| engine::HomeAssistant::new(place, registry))
 }
 
 /// Done when the sender is used or dropped: both mean stop.
