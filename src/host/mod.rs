@@ -7,4 +7,5 @@ pub mod logging;
 pub mod notify;
 pub mod signals;
 pub mod tls;
+pub mod usage;
 pub mod wear;

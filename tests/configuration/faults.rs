@@ -184,3 +184,14 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
     assert_eq!(binary.status.code(), Some(78));
     assert!(stderr(&binary).contains("tidegate.toml: cannot be read: "), "{binary:?}");
 }
+
+#[test]
+fn home_assistant_cannot_have_cbor() {
+    let found = faults("[mqtt]\nhomeassistant = true\npayload = \"senml-cbor\"\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("tidegate.toml:2: mqtt.homeassistant: Home Assistant reads no CBOR")
+    );
+    let found = faults("[mqtt]\nhomeassistant = \"yes\"\n");
+    assert!(found[0].ends_with("allowed: true or false"), "{found:?}");
+}
