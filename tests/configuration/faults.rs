@@ -65,7 +65,7 @@ tidegate.toml:19: mqtt.url: holds a user name; write mqtt.username and mqtt.pass
 tidegate.toml:20: mqtt.version: 3 is not one of them; allowed: 4, 5
 tidegate.toml:21: mqtt.prefix: "tidegate/+" holds '+', which is for subscriptions; allowed: 1 to 512 characters, levels between single / without + #, {gateway} as placeholder
 tidegate.toml:22: mqtt.max_inflight: 70000 is out of range; allowed: 1 to 65535
-tidegate.toml:23: mqtt.window: unknown key; did you mean devices.window?; allowed: url, version, prefix, payload, client_id, username, password_file, ca, cert, key, max_inflight, ack_timeout, max_backoff, keep_alive, session_expiry
+tidegate.toml:23: mqtt.window: unknown key; did you mean devices.window?; allowed: url, version, prefix, payload, homeassistant, homeassistant_prefix, client_id, username, password_file, ca, cert, key, max_inflight, ack_timeout, max_backoff, keep_alive, session_expiry
 tidegate.toml:26: spool.max_bytes: -1 is out of range; allowed: 1MiB to 16384GiB
 tidegate.toml:27: spool.when_full: "panic" is not one of them; allowed: "drop-oldest", "block"
 tidegate.toml:28: spool.drain: "in_order" is not one of them; did you mean "in-order"?; allowed: "in-order", "live-first"

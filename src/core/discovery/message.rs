@@ -252,16 +252,9 @@ mod tests {
                 let small = two.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
                 u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok().filter(|_| small)
             });
-            match (first, code) {
-                (b'_', Some(code)) => {
-                    bytes.push(code);
-                    rest = &more[2..];
-                }
-                _ => {
-                    bytes.push(*first);
-                    rest = more;
-                }
-            }
+            let code = code.filter(|_| *first == b'_');
+            bytes.push(code.unwrap_or(*first));
+            rest = if code.is_some() { &more[2..] } else { more };
         }
         bytes
     }

@@ -93,12 +93,14 @@ impl Broker {
 
 /// Compares with a file of `tests/golden/homeassistant`; `TIDEGATE_GOLDEN=write` writes it instead.
 fn golden(file: &str, messages: &[(String, String)]) {
-    let mut text = String::new();
-    for (topic, payload) in messages {
-        let json: serde_json::Value = serde_json::from_str(payload).unwrap();
-        text += &format!("{topic}\n{}\n\n", serde_json::to_string_pretty(&json).unwrap());
-    }
-    let text = text.replace(env!("CARGO_PKG_VERSION"), "VERSION");
+    let shown: Vec<String> = messages
+        .iter()
+        .map(|(topic, payload)| {
+            let json: serde_json::Value = serde_json::from_str(payload).unwrap();
+            format!("{topic}\n{}\n\n", serde_json::to_string_pretty(&json).unwrap())
+        })
+        .collect();
+    let text = shown.concat().replace(env!("CARGO_PKG_VERSION"), "VERSION");
     let path = format!("{}/tests/golden/homeassistant/{file}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("TIDEGATE_GOLDEN").is_some_and(|value| value == "write") {
         std::fs::write(&path, &text).unwrap();
@@ -234,9 +236,9 @@ fn a_start_with_many_readings_is_spread_over_time() {
         let readings = (0..99).map(|n| number(&format!("r{n}"), "V")).collect();
         broker.discovery.readings(&batch(&id, readings));
     }
-    let mut per_slot: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut per_slot: BTreeMap<String, u32> = BTreeMap::new();
     while let Some(announced) = broker.take() {
-        *per_slot.entry((broker.now * 1e6) as u64).or_default() += 1;
+        *per_slot.entry(format!("{:.6}", broker.now)).or_default() += 1;
         broker.discovery.answered(announced.number);
     }
     assert_eq!(broker.sent.len(), 10_001);
