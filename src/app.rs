@@ -19,8 +19,9 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::config::fault::Faults;
 use crate::config::registry::Registry;
 use crate::config::watch::{FileWatch, RegistryWatch};
-use crate::config::{Auth, Drain, Settings, Surroundings};
+use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
+use crate::core::discovery::{Payload, Place};
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
@@ -191,7 +192,8 @@ impl Gateway {
                 health,
                 pulse: pulse.clone(),
             },
-        );
+        )
+        .announcing(homeassistant(&settings, devices.clone()));
         let grace = settings.gateway.grace;
         let (stop_engine, stop) = oneshot::channel::<()>();
         let engine = tokio::spawn(engine.run(told(stop), grace.mul_f64(1.0 - GOODBYE)));
@@ -380,6 +382,28 @@ fn decides(auth: Auth, registry: &Registry) -> bool {
 /// Shows the registry's devices on the dashboard, whether they have connected or not.
 async fn show_registered(auth: Auth, fleet: Arc<Fleet>, registry: watch::Receiver<Arc<Registry>>) {
     fleet.follow(registry, |registry| decides(auth, registry)).await;
+}
+
+/// What tells Home Assistant about devices and readings, if that is wanted.
+fn homeassistant(
+    settings: &Settings,
+    registry: watch::Receiver<Arc<Registry>>,
+) -> Option<engine::HomeAssistant> {
+    let mqtt = &settings.mqtt;
+    let payload = match mqtt.payload {
+        PayloadFormat::Json => Payload::Json,
+        PayloadFormat::SenmlJson => Payload::SenmlJson,
+        PayloadFormat::Value => Payload::Value,
+        // The configuration's check refuses that.
+        PayloadFormat::SenmlCbor => return None,
+    };
+    let place = Place {
+        gateway: settings.gateway.id.clone(),
+        prefix: mqtt.prefix.clone(),
+        homeassistant_prefix: mqtt.homeassistant_prefix.clone(),
+        payload,
+    };
+    mqtt.homeassistant.then(|| engine::HomeAssistant::new(place, registry))
 }
 
 /// Done when the sender is used or dropped: both mean stop.

@@ -6,6 +6,7 @@
 //! cumulative ACK for all that was settled.
 
 mod commands;
+mod homeassistant;
 mod losses;
 mod suspects;
 
@@ -37,6 +38,7 @@ use crate::ports::{
 
 use commands::Commands;
 pub use commands::{Parts, Permits};
+pub use homeassistant::HomeAssistant;
 
 /// Device events taken in one turn at most; each is the burst of one connection.
 const EVENTS_PER_TURN: usize = 256;
@@ -108,6 +110,7 @@ pub struct Engine<P, S, L> {
     duplicates: u64,
     burst: Burst,
     reports: Reports,
+    homeassistant: Option<HomeAssistant>,
 }
 
 struct Opened {
@@ -147,9 +150,17 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             duplicates: 0,
             burst: Burst::default(),
             reports: Reports::default(),
+            homeassistant: None,
         };
         engine.report_losses(opened.losses);
         engine
+    }
+
+    /// Tells Home Assistant about devices and readings from now on.
+    #[must_use]
+    pub fn announcing(mut self, homeassistant: Option<HomeAssistant>) -> Self {
+        self.homeassistant = homeassistant;
+        self
     }
 
     /// Works until `stop` is done, then settles what is left: waits a moment for PUBACKs, spools
@@ -236,6 +247,9 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             let links = &self.links;
             let link = |session| links.get(&session).map(|opened: &Opened| &*opened.link);
             self.commands.pump(&mut self.publisher, link, command_time);
+            if let Some(homeassistant) = &mut self.homeassistant {
+                homeassistant.pump(&mut self.publisher, now);
+            }
             self.set_tick(command_time);
         }
         progress
@@ -246,7 +260,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     }
 
     fn set_tick(&mut self, now: Now) {
-        let wait = [self.delivery.next_wake(now.mono), self.commands.next_wake(now)]
+        let announcement = self.homeassistant.as_ref().and_then(|h| h.next_wake(now.mono));
+        let wait = [self.delivery.next_wake(now.mono), self.commands.next_wake(now), announcement]
             .into_iter()
             .flatten()
             .reduce(f64::min)
@@ -267,6 +282,9 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                 // A connection that gave up meanwhile reports Closed next.
                 let _ = welcome.send(Resume { epoch, acked });
                 self.announce_device(&device, "online", facts.since, &facts);
+                if let Some(homeassistant) = &mut self.homeassistant {
+                    homeassistant.hello(&device, &facts);
+                }
                 self.commands.opened(session, &device, &facts.commands);
                 self.links.insert(session, Opened { device, link, facts });
             }
@@ -298,6 +316,9 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                     if self.delivery.take(session, batch.clone(), weight, now) {
                         metrics.readings_received.inc_by(batch.readings.len() as u64);
                         self.shared.feed.readings(&batch);
+                        if let Some(homeassistant) = &mut self.homeassistant {
+                            homeassistant.readings(&batch);
+                        }
                     } else {
                         self.shared.budget.give_back(weight);
                     }
@@ -319,10 +340,16 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
                 self.commands.uplink_up(failed_attempts);
+                if let Some(homeassistant) = &mut self.homeassistant {
+                    homeassistant.connected();
+                }
             }
             UplinkEvent::Down { cause, .. } => {
                 self.reports.disconnected();
                 self.commands.uplink_down(cause);
+                if let Some(homeassistant) = &mut self.homeassistant {
+                    homeassistant.disconnected();
+                }
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,

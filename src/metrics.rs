@@ -107,6 +107,14 @@ pub struct Metrics {
     pub spool_bytes: Gauge,
     /// Batches in the spool.
     pub spool_batches: Gauge,
+    /// `spool.max_bytes`; read from [`crate::ports::Health`] like the next three.
+    pub spool_max_bytes: Gauge,
+    /// What the file system leaves to the spool beyond what it has, NaN while that is unknown.
+    pub spool_room: Gauge<f64, AtomicU64>,
+    /// 1 while the spool cannot be written.
+    pub spool_stalled: Gauge,
+    /// 1 while the ledger of commands cannot be written.
+    pub ledger_stalled: Gauge,
     /// Age of the oldest spooled batch in seconds.
     pub spool_oldest: Gauge<f64, AtomicU64>,
     /// Seconds until the spool is full, NaN while that is unknown. This and the next three are
@@ -135,6 +143,13 @@ pub struct Metrics {
     pub connections_refused: Family<Reason, Counter>,
     /// Dashboards connected to the feed.
     pub viewers: Gauge,
+    /// When the process started: Unix time in seconds by the clock of now. This and the next two are
+    /// read from the system when they are asked for.
+    pub start_time: Gauge<f64, AtomicU64>,
+    /// Processor time that the process has used, in seconds.
+    pub cpu_seconds: Counter<f64, AtomicU64>,
+    /// Memory that the process occupies, in bytes; NaN where the system does not tell.
+    pub resident: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -177,6 +192,10 @@ impl Metrics {
             ledger_damaged: Counter::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
+            spool_max_bytes: Gauge::default(),
+            spool_room: Gauge::default(),
+            spool_stalled: Gauge::default(),
+            ledger_stalled: Gauge::default(),
             spool_oldest: Gauge::default(),
             spool_full: Gauge::default(),
             spool_drained: Gauge::default(),
@@ -190,6 +209,9 @@ impl Metrics {
             commands: Family::default(),
             connections_refused: Family::default(),
             viewers: Gauge::default(),
+            start_time: Gauge::default(),
+            cpu_seconds: Counter::default(),
+            resident: Gauge::default(),
         };
         metrics.register();
         metrics.prepare();
@@ -228,6 +250,10 @@ impl Metrics {
         }
         r.register("spool_bytes", "Bytes the spool holds on disk", self.spool_bytes.clone());
         r.register("spool_batches", "Batches in the spool", self.spool_batches.clone());
+        r.register("spool_max_bytes", "spool.max_bytes", self.spool_max_bytes.clone());
+        r.register("spool_room_bytes", "What the disk leaves to it", self.spool_room.clone());
+        r.register("spool_stalled", "1: it cannot be written", self.spool_stalled.clone());
+        r.register("ledger_stalled", "1: it cannot be written", self.ledger_stalled.clone());
         r.register(
             "spool_oldest_seconds",
             "Age of the oldest spooled batch",
@@ -258,6 +284,9 @@ impl Metrics {
         r.register("commands", "Commands that reached a state", self.commands.clone());
         r.register("connections_refused", "Connections refused", self.connections_refused.clone());
         r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());
+        r.register("start_time_seconds", "When the process started", self.start_time.clone());
+        r.register("cpu_seconds", "Processor time used", self.cpu_seconds.clone());
+        r.register("resident_memory_bytes", "Memory occupied", self.resident.clone());
     }
 
     /// Series that must be there from the start: an alert on an increase misses the first one of

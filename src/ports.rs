@@ -348,7 +348,7 @@ pub struct MqttRequest {
     pub correlation: Option<Vec<u8>>,
 }
 
-/// What [`Publisher::send`] takes: a message of QoS 1, not retained.
+/// What [`Publisher::send`] takes: a message of QoS 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// Where to: below the prefix, for example `devices/kiln-3/results`.
@@ -357,6 +357,8 @@ pub struct Message {
     pub absolute: bool,
     /// The payload.
     pub payload: Vec<u8>,
+    /// Whether the broker keeps it; not so where the broker keeps nothing.
+    pub retain: bool,
     /// MQTT 5: what a requester recognises the answer by; left out in MQTT 3.1.1.
     pub correlation: Option<Vec<u8>>,
     /// MQTT 5: the payload's media type; left out in MQTT 3.1.1.

@@ -126,6 +126,8 @@ impl From<'_> {
                 _ => MqttVersion::V5,
             },
             prefix: named("mqtt.prefix"),
+            homeassistant: v.flag("mqtt.homeassistant"),
+            homeassistant_prefix: named("mqtt.homeassistant_prefix"),
             payload: match v.text("mqtt.payload").as_deref() {
                 Some("senml-json") => PayloadFormat::SenmlJson,
                 Some("senml-cbor") => PayloadFormat::SenmlCbor,
@@ -226,6 +228,10 @@ mod tests {
         assert_eq!((s.mqtt.host.as_str(), s.mqtt.port, s.mqtt.tls), ("127.0.0.1", 1883, false));
         assert_eq!((s.mqtt.version, s.mqtt.payload), (MqttVersion::V5, PayloadFormat::Json));
         assert_eq!(
+            (s.mqtt.homeassistant, s.mqtt.homeassistant_prefix.as_str()),
+            (false, "homeassistant")
+        );
+        assert_eq!(
             (s.mqtt.prefix.as_str(), s.mqtt.client_id.as_str()),
             ("tidegate/host-1", "tidegate-host-1")
         );
@@ -262,6 +268,7 @@ mod tests {
              rate = { batches_per_second = 0.5, burst = 10 }\n\
              tls = { cert = \"c\", key = \"k\", client_ca = \"a\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
+             homeassistant = true\nhomeassistant_prefix = \"ha/{gateway}\"\n\
              client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
              cert = \"c\"
 key = \"k\"
@@ -303,6 +310,7 @@ max_backoff = \"18s\"
             ("p", PayloadFormat::Value, "i")
         );
         assert_eq!((m.username.as_deref(), m.password_file), (Some("u"), Some(at("p"))));
+        assert_eq!((m.homeassistant, m.homeassistant_prefix.as_str()), (true, "ha/g"));
         assert_eq!((m.ca, m.cert, m.key), (Some(at("a")), Some(at("c")), Some(at("k"))));
         assert_eq!(
             (m.max_inflight, m.ack_timeout, m.keep_alive, m.max_backoff),

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use super::fault::{Faults, Source};
 use super::raw::Values;
 use super::registry::Registry;
-use super::{Auth, Settings, Tls};
+use super::{Auth, PayloadFormat, Settings, Tls};
 
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
 pub(super) struct Check<'a> {
@@ -114,6 +114,14 @@ impl Check<'_> {
             }
         }
         self.both("mqtt.cert", "mqtt.key");
+        if mqtt.homeassistant && mqtt.payload == PayloadFormat::SenmlCbor {
+            self.fault(
+                "mqtt.homeassistant",
+                "Home Assistant reads no CBOR, so it cannot have readings with mqtt.payload = \
+                 \"senml-cbor\"",
+                "false, or mqtt.payload \"json\", \"senml-json\" or \"value\"",
+            );
+        }
         if mqtt.password_file.is_some() && !self.values.mentions("mqtt.username") {
             self.fault("mqtt.password_file", "needs mqtt.username beside it", "");
         }

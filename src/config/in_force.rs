@@ -42,6 +42,7 @@ impl Settings {
 
     fn spelt(&self, kind: &Kind, value: Value) -> Json {
         match value {
+            Value::Flag(on) => on.into(),
             Value::Integer(n) => n.into(),
             Value::Number(n) => n.into(),
             Value::Size(n) => format_size(n).into(),

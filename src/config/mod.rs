@@ -253,6 +253,10 @@ pub struct Mqtt {
     pub prefix: String,
     /// How readings are written.
     pub payload: PayloadFormat,
+    /// Whether Home Assistant is told about devices and readings.
+    pub homeassistant: bool,
+    /// What the topics of that begin with, `{gateway}` filled in.
+    pub homeassistant_prefix: String,
     /// Messages that may await their PUBACK; the broker's own receive maximum may lower it.
     pub max_inflight: u16,
     /// How long a PUBACK may take before the connection is given up.

@@ -17,6 +17,8 @@ use super::units::{parse_size, parse_time};
 /// A checked value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
+    /// [`Kind::Flag`]
+    Flag(bool),
     /// [`Kind::Integer`], [`Kind::OneOfIntegers`]
     Integer(i64),
     /// [`Kind::Number`]
@@ -93,6 +95,12 @@ impl Values {
     pub fn integer<T: TryFrom<i64> + Default>(&self, path: &str) -> T {
         let Some(Value::Integer(n)) = self.get(path) else { return T::default() };
         T::try_from(n).unwrap_or_default()
+    }
+
+    /// A switch.
+    #[must_use]
+    pub fn flag(&self, path: &str) -> bool {
+        matches!(self.get(path), Some(Value::Flag(true)))
     }
 
     /// A number.
@@ -222,6 +230,7 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
         if inside { Ok(()) } else { Err(here(format!("{shown} is out of range"))) }
     };
     Ok(match &key.kind {
+        Kind::Flag => Value::Flag(held.as_bool().ok_or_else(mismatch)?),
         Kind::Integer(min, max) => {
             let n = integer()?;
             in_range((min..=max).contains(&&n), &n)?;

@@ -21,6 +21,8 @@ pub struct Key {
 /// What a key may hold.
 #[derive(Debug)]
 pub enum Kind {
+    /// `true` or `false`.
+    Flag,
     /// An integer, both ends included.
     Integer(i64, i64),
     /// A number, both ends included.
@@ -73,7 +75,7 @@ pub enum Applies {
 }
 
 use Applies::{Reload, Restart};
-use Kind::{Address, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time};
+use Kind::{Address, Flag, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time};
 use Otherwise::{Absent, Found, Toml};
 
 const fn key(path: &'static str, kind: Kind, default: Otherwise, applies: Applies) -> Key {
@@ -119,6 +121,8 @@ pub static KEYS: &[Key] = &[
         Toml("\"json\""),
         Restart,
     ),
+    key("mqtt.homeassistant", Flag, Toml("false"), Restart),
+    key("mqtt.homeassistant_prefix", Text(&text::PREFIX), Toml("\"homeassistant\""), Restart),
     key("mqtt.client_id", Text(&text::CLIENT_ID), Toml("\"tidegate-{gateway}\""), Restart),
     key("mqtt.username", Text(&text::USER_NAME), Absent, Restart),
     key("mqtt.password_file", Path, Absent, Restart),
@@ -186,6 +190,7 @@ impl Kind {
             Time(..) => "time",
             OneOf(_) | Text(_) => "string",
             Address => "address",
+            Flag => "boolean",
             Path => "path",
             Texts(_) => "list of strings",
         }
@@ -209,6 +214,7 @@ impl Kind {
                 choices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             }
             Address => "an IP address and port, \"127.0.0.1:7070\" or \"[::1]:7070\"".into(),
+            Flag => "true or false".into(),
             Path => "the path of a file or folder".into(),
             Text(rule) => rule.allowed.into(),
             Texts(rule) => format!("a list of: {}", rule.allowed),

@@ -9,6 +9,7 @@ mod cbor;
 pub mod clock;
 pub mod command;
 pub mod delivery;
+pub mod discovery;
 pub mod forecast;
 pub mod frame;
 pub mod ids;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::http::{Refusal, body, json};
 use super::hub::{DeviceList, Hub};
 use super::render::{self, Filter};
+use crate::host::machine::Process;
 use crate::ports::UplinkState;
 
 /// 200 while the process works.
@@ -58,6 +59,9 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.spool_batches.set(gauge(spool.batches));
     metrics.spool_bytes.set(gauge(spool.bytes));
+    metrics.spool_max_bytes.set(gauge(spool.max_bytes));
+    metrics.spool_room.set(spool.room.map_or(f64::NAN, |room| room as f64));
+    metrics.spool_stalled.set(i64::from(spool.fault.is_some()));
     let age = spool.oldest.map_or(0.0, |oldest| (context.clock.unix() - oldest).max(0.0));
     metrics.spool_oldest.set(age);
     let up = context.health.uplink().state == UplinkState::Connected;
@@ -74,8 +78,12 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
         let before = metrics.disk_written.get();
         metrics.disk_written.inc_by(written.since_start.saturating_sub(before));
     }
-    let damaged = context.health.ledger().damaged;
-    metrics.ledger_damaged.inc_by(damaged.saturating_sub(metrics.ledger_damaged.get()));
+    let ledger = context.health.ledger();
+    metrics.ledger_stalled.set(i64::from(ledger.fault.is_some()));
+    metrics.ledger_damaged.inc_by(ledger.damaged.saturating_sub(metrics.ledger_damaged.get()));
+    metrics.start_time.set(context.clock.unix() - context.started.elapsed().as_secs_f64());
+    metrics.cpu_seconds.inc_by((Process::cpu_seconds() - metrics.cpu_seconds.get()).max(0.0));
+    metrics.resident.set(Process::own().resident.map_or(f64::NAN, |bytes| bytes as f64));
     let modern = headers
         .get_all(header::ACCEPT)
         .iter()

@@ -65,7 +65,7 @@ tidegate.toml:19: mqtt.url: holds a user name; write mqtt.username and mqtt.pass
 tidegate.toml:20: mqtt.version: 3 is not one of them; allowed: 4, 5
 tidegate.toml:21: mqtt.prefix: "tidegate/+" holds '+', which is for subscriptions; allowed: 1 to 512 characters, levels between single / without + #, {gateway} as placeholder
 tidegate.toml:22: mqtt.max_inflight: 70000 is out of range; allowed: 1 to 65535
-tidegate.toml:23: mqtt.window: unknown key; did you mean devices.window?; allowed: url, version, prefix, payload, client_id, username, password_file, ca, cert, key, max_inflight, ack_timeout, max_backoff, keep_alive, session_expiry
+tidegate.toml:23: mqtt.window: unknown key; did you mean devices.window?; allowed: url, version, prefix, payload, homeassistant, homeassistant_prefix, client_id, username, password_file, ca, cert, key, max_inflight, ack_timeout, max_backoff, keep_alive, session_expiry
 tidegate.toml:26: spool.max_bytes: -1 is out of range; allowed: 1MiB to 16384GiB
 tidegate.toml:27: spool.when_full: "panic" is not one of them; allowed: "drop-oldest", "block"
 tidegate.toml:28: spool.drain: "in_order" is not one of them; did you mean "in-order"?; allowed: "in-order", "live-first"
@@ -183,4 +183,15 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
     let binary = tidegate(&["check"], &file);
     assert_eq!(binary.status.code(), Some(78));
     assert!(stderr(&binary).contains("tidegate.toml: cannot be read: "), "{binary:?}");
+}
+
+#[test]
+fn home_assistant_cannot_have_cbor() {
+    let found = faults("[mqtt]\nhomeassistant = true\npayload = \"senml-cbor\"\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("tidegate.toml:2: mqtt.homeassistant: Home Assistant reads no CBOR")
+    );
+    let found = faults("[mqtt]\nhomeassistant = \"yes\"\n");
+    assert!(found[0].ends_with("allowed: true or false"), "{found:?}");
 }
