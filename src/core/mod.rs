@@ -12,6 +12,7 @@ pub mod delivery;
 pub mod forecast;
 pub mod frame;
 pub mod ids;
+pub mod line;
 pub mod losses;
 pub mod payload;
 pub mod policy;

@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use super::Context;
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{self, Commands, Devices, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Commands, Devices, Push, Spool, Status, StatusMessage, Uplink};
 use crate::core::batch::LossReason;
 use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
@@ -102,6 +102,7 @@ impl Hub {
             spool,
             devices: self.devices(),
             commands: Commands::new(context.health.ledger()),
+            push: context.health.pushes().iter().map(|push| Push::new(push)).collect(),
         }
     }
 

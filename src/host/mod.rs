@@ -2,6 +2,7 @@
 //! and what the disk has to take.
 
 pub mod clock;
+pub mod connect;
 mod journal;
 pub mod logging;
 pub mod notify;
