@@ -302,26 +302,27 @@ readings,gateway=gw\ 1,device=kiln-3,name=both sum=5.0 1763800000125000000
         text.split_terminator('\n').map(parse_line).collect()
     }
 
-    fn parse_line(line: &str) -> Line {
-        let mut rest = line.chars().peekable();
-        // Up to one of `ends`, which is taken too.
-        fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, ends: &str) -> (String, char) {
-            let mut word = String::new();
-            loop {
-                match rest.next().expect("the line goes on") {
-                    '\\' => match rest.next().expect("a backslash escapes something") {
-                        c @ (',' | '=' | ' ') => word.push(c),
-                        c => panic!("an escaped {c:?}"),
-                    },
-                    c if ends.contains(c) => return (word, c),
-                    c @ (',' | '=' | ' ') => panic!("{c:?} without a backslash after {word:?}"),
-                    c => {
-                        assert!(!c.is_control(), "{c:?}");
-                        word.push(c);
-                    }
+    /// Up to one of `ends`, which is taken too.
+    fn word(rest: &mut std::iter::Peekable<std::str::Chars<'_>>, ends: &str) -> (String, char) {
+        let mut word = String::new();
+        loop {
+            match rest.next().expect("the line goes on") {
+                '\\' => match rest.next().expect("a backslash escapes something") {
+                    c @ (',' | '=' | ' ') => word.push(c),
+                    c => panic!("an escaped {c:?}"),
+                },
+                c if ends.contains(c) => return (word, c),
+                c @ (',' | '=' | ' ') => panic!("{c:?} without a backslash after {word:?}"),
+                c => {
+                    assert!(!c.is_control(), "{c:?}");
+                    word.push(c);
                 }
             }
         }
+    }
+
+    fn parse_line(line: &str) -> Line {
+        let mut rest = line.chars().peekable();
         let (measurement, mut end) = word(&mut rest, ", ");
         let mut tags = Vec::new();
         while end == ',' {

@@ -50,6 +50,9 @@ struct Inner {
     weight: usize,
     /// Lines that went because there was no room, since [`Queue::take_dropped`].
     dropped: u64,
+    /// The sender was woken for a loss since it last took something. Only once: waking it for each
+    /// batch that goes would cost more than all the rest.
+    told: bool,
 }
 
 impl Queue {
@@ -97,8 +100,7 @@ impl Queue {
         inner.lines += lines;
         inner.weight += weight;
         inner.waiting.push_back(entry);
-        let none_lost = inner.dropped == 0;
-        let first_loss = self.trim(&mut inner) && none_lost;
+        let first_loss = self.trim(&mut inner) && !std::mem::replace(&mut inner.told, true);
         let filled = !was_ready && self.ready(&inner);
         drop(inner);
         // Rare, because waking another thread costs more than all of the above.
@@ -108,7 +110,7 @@ impl Queue {
     }
 
     /// Sender: waits until there is something after there was nothing, enough for a full request, or
-    /// a loss after none. May come back for nothing. Cancel safe.
+    /// the first loss since it took something. May come back for nothing. Cancel safe.
     pub(super) async fn news(&self) {
         self.news.notified().await;
     }
@@ -138,6 +140,7 @@ impl Queue {
         }
         let taken: Vec<_> = inner.waiting.drain(..count).collect();
         inner.lines -= total_lines(&taken);
+        inner.told = false;
         taken
     }
 

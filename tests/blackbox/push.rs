@@ -24,6 +24,7 @@ fn all_kinds(time: f64) -> Value {
 }
 
 #[tokio::test]
+#[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit")]
 async fn victoria_metrics_has_the_readings_and_gets_those_of_its_outage() {
     let mut store = Store::start(StoreKind::Victoria).await;
     let url = store.write_url();
@@ -45,7 +46,7 @@ async fn victoria_metrics_has_the_readings_and_gets_those_of_its_outage() {
                            "device": "kiln-3", "name": "temperature", "unit": "Cel"})
     );
     assert_eq!(found[0]["values"], serde_json::json!([21.5]));
-    assert_eq!(found[0]["timestamps"][0].as_f64().unwrap() / 1000.0, time);
+    assert_eq!(found[0]["timestamps"], serde_json::json!([(time * 1000.0) as i64]));
     let sums = store.series("readings_sum").await;
     assert_eq!((&sums[0]["values"][0], &sums[0]["metric"]["unit"]), (&7.25.into(), &"W h".into()));
     assert_eq!(store.series("readings_state").await[0]["values"], serde_json::json!([1]));
@@ -137,15 +138,15 @@ async fn a_full_buffer_drops_the_oldest_and_the_broker_gets_all_the_same() {
     let bench = Bench::start(|setup| pushing(setup, &url, "max_buffer = \"64KiB\"\n")).await;
     let (mut device, _) = bench.gateway.device("kiln-3").open(None).await;
     let time = (unix_now() - 1000.0).floor();
-    let mut sent = 0;
+    let mut sent = 0_u32;
     let dropped = "tidegate_push_dropped_total{push=\"store\",reason=\"overflow\"}";
     while bench.gateway.metric(dropped).await < 100 {
         for _ in 0..100 {
             sent += 1;
             let records = vec![record("n", f64::from(sent), time + f64::from(sent) / 8.0)];
-            device.send(&readings(Some(u64::from(sent as u32)), Value::Array(records))).await;
+            device.send(&readings(Some(u64::from(sent)), Value::Array(records))).await;
         }
-        device.acked(u64::from(sent as u32)).await;
+        device.acked(u64::from(sent)).await;
         assert!(sent < 100_000, "nothing is ever dropped");
     }
     until("the log tells it", async || {
@@ -159,7 +160,7 @@ async fn a_full_buffer_drops_the_oldest_and_the_broker_gets_all_the_same() {
     .await;
     let metrics = bench.gateway.metrics().await;
     let (gone, kept) = (metrics[dropped], metrics["tidegate_push_sent_total{push=\"store\"}"]);
-    assert_eq!(gone + kept, sent as u64);
+    assert_eq!(gone + kept, u64::from(sent));
     let found = store.series("readings_value").await;
     let values = found[0]["values"].as_array().unwrap();
     assert_eq!(values.len() as u64, kept);
@@ -168,7 +169,7 @@ async fn a_full_buffer_drops_the_oldest_and_the_broker_gets_all_the_same() {
     let log = bench.gateway.log();
     assert_eq!(log.matches("the buffer of this push is full").count(), 1, "{log}");
     assert!(log.contains(&format!("dropped={gone}")), "{log}");
-    assert_eq!(bench.gateway.metric("tidegate_readings_published_total").await, sent as u64);
+    assert_eq!(bench.gateway.metric("tidegate_readings_published_total").await, u64::from(sent));
 }
 
 #[tokio::test]

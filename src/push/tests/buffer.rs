@@ -1,5 +1,6 @@
 //! What waits: bounded, in order, and counted to the last reading.
 
+use futures_util::FutureExt;
 use prometheus_client::metrics::counter::Counter;
 
 use super::*;
@@ -102,6 +103,25 @@ fn a_small_buffer_is_sent_before_it_is_full() {
     assert!(offered > 50 && overflow.get() == 0, "{offered}");
 }
 
+#[test]
+fn a_full_buffer_wakes_the_sender_once() {
+    let push = Push { max_buffer: 64 << 10, ..settings("http://localhost/w") };
+    let (queue, _, overflow) = queue(&push);
+    while overflow.get() == 0 {
+        queue.offer(&batch("a", "t", 1.0));
+    }
+    assert!(queue.news().now_or_never().is_some());
+    for _ in 0..100 {
+        queue.offer(&batch("a", "t", 1.0));
+        assert_eq!(queue.take_dropped() > 0, overflow.get() > 0);
+        assert!(queue.news().now_or_never().is_none(), "each wake-up costs a system call");
+    }
+    let taken = queue.take(10, usize::MAX, usize::MAX);
+    queue.put_back(taken);
+    queue.offer(&batch("a", "t", 1.0));
+    assert!(queue.news().now_or_never().is_some(), "the next spell is told again");
+}
+
 /// For `docs/performance.md`: `cargo test --release --lib push:: -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement"]
@@ -112,7 +132,9 @@ fn what_handing_over_costs() {
         let mut spent = Duration::ZERO;
         for some in batches.chunks(2000) {
             let started = Instant::now();
-            some.iter().for_each(|batch| queue.offer(batch));
+            for batch in some {
+                queue.offer(batch);
+            }
             spent += started.elapsed();
             if drain {
                 let taken = queue.take(usize::MAX, usize::MAX, usize::MAX);

@@ -1,4 +1,4 @@
-//! Time series stores that readings are pushed to: a real VictoriaMetrics, a real InfluxDB.
+//! Time series stores that readings are pushed to: a real `VictoriaMetrics`, a real `InfluxDB`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -83,7 +83,7 @@ impl Store {
         http::raw(self.port, &request).await
     }
 
-    /// VictoriaMetrics: the samples of every series that `selector` (percent-encoded) finds, as
+    /// `VictoriaMetrics`: the samples of every series that `selector` (percent-encoded) finds, as
     /// labels, times in milliseconds and values.
     pub(crate) async fn series(&self, selector: &str) -> Vec<serde_json::Value> {
         assert_eq!(self.ask("GET", "/internal/force_flush").await.status, 200);
@@ -92,7 +92,7 @@ impl Store {
         found.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// InfluxDB: the rows that a query (percent-encoded) gives, times in nanoseconds.
+    /// `InfluxDB`: the rows that a query (percent-encoded) gives, times in nanoseconds.
     pub(crate) async fn rows(&self, query: &str) -> serde_json::Value {
         let path = format!("/query?db=telemetry&epoch=ns&q={query}");
         let found = self.ask("GET", &path).await;
