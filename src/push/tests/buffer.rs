@@ -122,7 +122,7 @@ fn a_full_buffer_wakes_the_sender_once() {
     assert!(queue.news().now_or_never().is_some(), "the next spell is told again");
 }
 
-/// For `docs/performance.md`: `cargo test --release --lib push:: -- --ignored --nocapture`
+/// For `docs/performance.md`: `cargo test --release --lib what_handing_over -- --ignored --nocapture`
 #[test]
 #[ignore = "a measurement"]
 fn what_handing_over_costs() {
