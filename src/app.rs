@@ -33,7 +33,8 @@ use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
 use crate::ledger::{self, LedgerError};
 use crate::metrics::Metrics;
-use crate::ports::{Budget, Clock, CommandAccess, Health};
+use crate::ports::{Budget, Clock, CommandAccess, Feed, Feeds, Health};
+use crate::push::{self, PushError, PushHandle};
 use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
@@ -47,6 +48,8 @@ const PATIENCE: f64 = 2.0;
 const READ_AHEAD: usize = 1 << 20;
 /// Devices that are away whose sequence numbers are remembered.
 const IDLE_RUNS: usize = 100_000;
+/// How long pushes get to send what waits, as far as the grace time goes.
+const LAST_PUSHES: Duration = Duration::from_secs(1);
 /// How long the dashboard gets to finish its answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -82,6 +85,9 @@ pub enum AppError {
     /// The dashboard cannot be served.
     #[error(transparent)]
     Dashboard(#[from] DashboardError),
+    /// Readings cannot be pushed.
+    #[error(transparent)]
+    Push(#[from] PushError),
     /// The system refuses something basic.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -116,6 +122,7 @@ struct Gateway {
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
+    pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
     wear: Arc<Wear>,
 }
@@ -164,6 +171,10 @@ impl Gateway {
             },
         )?;
         let spool = open_spool(&settings, &health, &clock)?;
+        let pushes = pushes(&settings, &health, &metrics, &clock)?;
+        let mut feeds: Vec<Arc<dyn Feed>> = vec![fleet.clone()];
+        feeds.extend(pushes.as_ref().map(PushHandle::feed));
+        let feed = Feeds::join(feeds);
         let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
         // The spool holds the folder's lock from here on.
         wear.keep_in(&settings.gateway.data_dir);
@@ -187,7 +198,7 @@ impl Gateway {
             Shared {
                 clock: clock.clone(),
                 budget: budget.clone(),
-                feed: fleet.clone(),
+                feed: feed.clone(),
                 metrics: metrics.clone(),
                 health,
                 pulse: pulse.clone(),
@@ -202,12 +213,12 @@ impl Gateway {
             events,
             budget,
             registry: devices.clone(),
-            feed: fleet.clone(),
+            feed,
             metrics,
             clock,
         };
         // Ends with the runtime.
-        tokio::spawn(show_registered(settings.devices.auth, fleet.clone(), devices.clone()));
+        tokio::spawn(show_registered(settings.devices.auth, fleet, devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
@@ -223,6 +234,7 @@ impl Gateway {
             engine,
             pulse,
             dashboard,
+            pushes,
             listening,
             wear,
         })
@@ -264,6 +276,7 @@ impl Gateway {
 
     async fn stop(self) -> Result<(), AppError> {
         tracing::info!("stopping");
+        let deadline = Instant::now() + self.settings.gateway.grace;
         notify::stopping("settling what the devices have sent");
         self.listening.store(false, std::sync::atomic::Ordering::Release);
         drop(self.stop_listener);
@@ -272,6 +285,10 @@ impl Gateway {
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
         self.wear.save();
+        if let Some(pushes) = self.pushes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            pushes.stop(left.min(LAST_PUSHES)).await;
+        }
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
         match engine? {
@@ -309,6 +326,9 @@ impl Gateway {
         }
         self.registry.reload().await;
         self.reload_certificates();
+        if let Some(pushes) = &self.pushes {
+            pushes.reload();
+        }
         notify::ready("listening");
     }
 
@@ -343,6 +363,21 @@ fn uplink(
     let id = &settings.gateway.id;
     let (health, metrics, clock) = (health.clone(), metrics.clone(), clock.clone());
     Ok(MqttPublisher::new(&settings.mqtt, id, health, metrics, clock)?.taking_requests())
+}
+
+fn pushes(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<PushHandle>, PushError> {
+    let context = push::Context {
+        gateway: settings.gateway.id.clone(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        clock: clock.clone(),
+    };
+    push::start(&settings.pushes, &context)
 }
 
 /// Tells the log and the service manager where everything is.

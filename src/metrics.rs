@@ -36,6 +36,26 @@ label!(Code, code);
 label!(Path, path);
 label!(State, state);
 
+/// The label `push`: a name from the configuration, of which there are eight at most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Push {
+    /// `push.name`
+    pub push: String,
+}
+
+/// [`Push`] and why readings were given up, from [`PUSH_DROPS`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PushDrop {
+    /// `push.name`
+    pub push: String,
+    /// From a closed set.
+    pub reason: &'static str,
+}
+
+/// Why a push may give readings up: its buffer was full, the server will never take them, the gateway
+/// was stopped.
+pub const PUSH_DROPS: [&str; 3] = ["overflow", "refused", "stopped"];
+
 /// Why a connection may be refused before the upgrade.
 pub const REFUSALS: [&str; 12] = [
     "bad-handshake",
@@ -150,6 +170,14 @@ pub struct Metrics {
     pub cpu_seconds: Counter<f64, AtomicU64>,
     /// Memory that the process occupies, in bytes; NaN where the system does not tell.
     pub resident: Gauge<f64, AtomicU64>,
+    /// Readings that the server of a push has taken.
+    pub push_sent: Family<Push, Counter>,
+    /// Readings that a push has given up.
+    pub push_dropped: Family<PushDrop, Counter>,
+    /// Readings that wait in a push's memory; read from [`crate::ports::Health`] when asked for.
+    pub push_queued: Family<Push, Gauge>,
+    /// Requests of a push that failed or were refused.
+    pub push_errors: Family<Push, Counter>,
 }
 
 impl Default for Metrics {
@@ -212,6 +240,10 @@ impl Metrics {
             start_time: Gauge::default(),
             cpu_seconds: Counter::default(),
             resident: Gauge::default(),
+            push_sent: Family::default(),
+            push_dropped: Family::default(),
+            push_queued: Family::default(),
+            push_errors: Family::default(),
         };
         metrics.register();
         metrics.prepare();
@@ -287,6 +319,10 @@ impl Metrics {
         r.register("start_time_seconds", "When the process started", self.start_time.clone());
         r.register("cpu_seconds", "Processor time used", self.cpu_seconds.clone());
         r.register("resident_memory_bytes", "Memory occupied", self.resident.clone());
+        r.register("push_sent", "Readings pushed", self.push_sent.clone());
+        r.register("push_dropped", "Readings not pushed", self.push_dropped.clone());
+        r.register("push_queued", "Readings waiting to be pushed", self.push_queued.clone());
+        r.register("push_errors", "Requests of a push that failed", self.push_errors.clone());
     }
 
     /// Series that must be there from the start: an alert on an increase misses the first one of

@@ -5,7 +5,7 @@
 //!        ▲                             │ ▲
 //!        └────────── Link ◄────────────┘ └──Spool──► writer thread, sled
 //!                                      ├──Ledger─► its thread, sled: the commands
-//!                                      └──Feed───► dashboards (never pushes back)
+//!                                      └──Feed───► dashboards, pushes (never push back)
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,9 @@ mod health;
 pub use commands::{
     CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender, Ledger, LedgerEvent,
 };
-pub use health::{Health, LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
+pub use health::{
+    Health, LedgerHealth, PushHealth, PushState, SpoolHealth, UplinkHealth, UplinkState,
+};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -486,7 +488,7 @@ pub enum SpoolEvent {
     Full(bool),
 }
 
-// ---------------------------------------------------------------- engine → dashboards
+// ---------------------------------------------------------------- engine → dashboards, pushes
 
 /// Where the engine and the listener show what happens. Never blocks for long, never pushes back.
 pub trait Feed: Send + Sync {
@@ -531,6 +533,58 @@ pub enum RefusedKind {
     Batch,
     /// A connection, at the handshake or later with a Close frame.
     Connection,
+}
+
+/// Several feeds as one.
+pub struct Feeds(Vec<Arc<dyn Feed>>);
+
+impl Feeds {
+    /// The feed that shows everything to all of `feeds`, in this order. A single one is taken as it
+    /// is, so that nothing is added to its cost.
+    #[must_use]
+    pub fn join(mut feeds: Vec<Arc<dyn Feed>>) -> Arc<dyn Feed> {
+        match feeds.pop() {
+            Some(only) if feeds.is_empty() => only,
+            last => {
+                feeds.extend(last);
+                Arc::new(Self(feeds))
+            }
+        }
+    }
+}
+
+impl Feed for Feeds {
+    fn readings(&self, batch: &Arc<Batch>) {
+        self.0.iter().for_each(|feed| feed.readings(batch));
+    }
+
+    fn device_up(&self, device: &DeviceId, facts: &DeviceFacts) {
+        self.0.iter().for_each(|feed| feed.device_up(device, facts));
+    }
+
+    fn device_down(&self, device: &DeviceId, time: f64) {
+        self.0.iter().for_each(|feed| feed.device_down(device, time));
+    }
+
+    fn device_seen(&self, device: &DeviceId, time: f64) {
+        self.0.iter().for_each(|feed| feed.device_seen(device, time));
+    }
+
+    fn device_opened(&self, device: &DeviceId, epoch: u64, acked: u64) {
+        self.0.iter().for_each(|feed| feed.device_opened(device, epoch, acked));
+    }
+
+    fn irregular(&self, device: &DeviceId, gaps: u64, duplicates: u64) {
+        self.0.iter().for_each(|feed| feed.irregular(device, gaps, duplicates));
+    }
+
+    fn round_trip(&self, device: &DeviceId, seconds: f64) {
+        self.0.iter().for_each(|feed| feed.round_trip(device, seconds));
+    }
+
+    fn refused(&self, device: &DeviceId, refused: &Refused<'_>) {
+        self.0.iter().for_each(|feed| feed.refused(device, refused));
+    }
 }
 
 /// What is known of a connected device besides its readings.

@@ -6,8 +6,10 @@ use super::fault::{Faults, Source};
 use super::raw::Values;
 use super::{
     Auth, Commands, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion,
-    PayloadFormat, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
+    PayloadFormat, Push, PushAuth, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull,
+    text, url,
 };
+use crate::core::policy::Pattern;
 
 /// The settings; where a value is faulty its default stands in, as the fault is reported already.
 pub(super) fn settings(
@@ -35,6 +37,7 @@ pub(super) fn settings(
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
         },
+        pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),
         log: from.log(),
         file: source.file.to_owned(),
         warnings: Vec::new(),
@@ -126,7 +129,7 @@ impl From<'_> {
                 _ => MqttVersion::V5,
             },
             prefix: named("mqtt.prefix"),
-            homeassistant: v.flag("mqtt.homeassistant"),
+            homeassistant: v.flag("mqtt.homeassistant") == Some(true),
             homeassistant_prefix: named("mqtt.homeassistant_prefix"),
             payload: match v.text("mqtt.payload").as_deref() {
                 Some("senml-json") => PayloadFormat::SenmlJson,
@@ -175,6 +178,35 @@ impl From<'_> {
             max_in_flight: v.integer("commands.max_in_flight"),
             default_ttl: v.time("commands.default_ttl"),
         }
+    }
+
+    /// None without a usable URL, which is a fault.
+    fn push(&self, index: usize) -> Option<Push> {
+        let v = self.v;
+        let key = |name: &str| format!("push[{index}].{name}");
+        let patterns = |name: &str| -> Vec<Pattern> {
+            v.texts(&key(name)).iter().filter_map(|text| text.parse().ok()).collect()
+        };
+        let url = url::write_url(&v.text(&key("url"))?).ok()?;
+        Some(Push {
+            name: v.text(&key("name")).unwrap_or_else(|| url.host.clone()),
+            auth: match v.text(&key("auth")).as_deref() {
+                Some("bearer") => PushAuth::Bearer,
+                Some("basic") => PushAuth::Basic,
+                _ => PushAuth::Token,
+            },
+            token_file: self.path(&key("token_file")),
+            ca: self.path(&key("ca")),
+            measurement: v.text(&key("measurement")).unwrap_or_default(),
+            devices: patterns("devices"),
+            readings: patterns("readings"),
+            batch_size: v.integer::<u32>(&key("batch_size")) as usize,
+            interval: v.time(&key("interval")),
+            max_buffer: self.in_memory(&key("max_buffer")),
+            gzip: v.flag(&key("gzip")).unwrap_or(!url.is_loopback()),
+            timeout: v.time(&key("timeout")),
+            url,
+        })
     }
 
     fn log(&self) -> Log {
@@ -284,6 +316,10 @@ max_backoff = \"18s\"
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
              default_ttl = \"22s\"\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             [[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
+             [[push]]\nname = \"n\"\nurl = \"https://h/w?x=1\"\nauth = \"basic\"\ntoken_file = \"t\"\n\
+             ca = \"a\"\nmeasurement = \"m\"\ndevices = [\"d*\"]\nreadings = [\"r?\"]\nbatch_size = 23\n\
+             interval = \"24s\"\nmax_buffer = \"1MiB\"\ngzip = false\ntimeout = \"25s\"\n\
              [log]\nlevel = \"debug\"\ntarget = \"stderr\"\n",
         );
         let at = |name: &str| Path::new("/etc/t").join(name);
@@ -325,6 +361,26 @@ max_backoff = \"18s\"
         assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
+        let [first, push] = s.pushes.as_slice() else { panic!("{:?}", s.pushes) };
+        assert_eq!(
+            (first.name.as_str(), first.gzip, first.auth),
+            ("127.0.0.1", false, PushAuth::Token)
+        );
+        assert_eq!((first.batch_size, first.max_buffer), (5000, 8 << 20));
+        assert_eq!(
+            (first.interval, first.timeout),
+            (Duration::from_secs(1), Duration::from_secs(10))
+        );
+        assert_eq!((first.measurement.as_str(), first.devices.len()), ("readings", 0));
+        assert_eq!((push.name.as_str(), push.url.text()), ("n", "https://h/w?x=1".to_owned()));
+        assert_eq!((push.auth, push.token_file.clone()), (PushAuth::Basic, Some(at("t"))));
+        assert_eq!((push.ca.clone(), push.measurement.as_str()), (Some(at("a")), "m"));
+        assert!(push.devices[0].matches("d1") && push.readings[0].matches("r1"));
+        assert_eq!((push.batch_size, push.max_buffer, push.gzip), (23, 1 << 20, false));
+        assert_eq!(
+            (push.interval, push.timeout),
+            (Duration::from_secs(24), Duration::from_secs(25))
+        );
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));
     }
 

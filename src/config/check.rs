@@ -1,5 +1,7 @@
 //! What the values of a configuration mean together, and whether the files they name will do.
 
+mod push;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::fault::{Faults, Source};
-use super::raw::Values;
+use super::raw::{Values, without_number};
 use super::registry::Registry;
 use super::{Auth, PayloadFormat, Settings, Tls};
 
@@ -27,6 +29,7 @@ impl Check<'_> {
         self.devices(settings);
         self.mqtt(settings);
         self.dashboard(settings);
+        self.pushes();
     }
 
     /// Whether the named files are there and hold what they should.
@@ -45,14 +48,9 @@ impl Check<'_> {
             self.pair("mqtt.cert", cert, "mqtt.key", key);
         }
         if let Some(path) = &mqtt.password_file {
-            match std::fs::read_to_string(path) {
-                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-                    self.fault("mqtt.password_file", format!("{} is empty", path.display()), "");
-                }
-                Ok(_) => {}
-                Err(e) => self.unreadable("mqtt.password_file", path, &e),
-            }
+            self.secret("mqtt.password_file", path);
         }
+        self.push_files();
         let data = &settings.gateway.data_dir;
         if std::fs::metadata(data).is_ok_and(|m| !m.is_dir()) {
             let problem = format!("{} is not a folder", data.display());
@@ -61,10 +59,11 @@ impl Check<'_> {
         self.registry(settings);
     }
 
-    fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
+    pub(super) fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
         let allowed = (!allowed.is_empty()).then(|| allowed.to_owned());
         let span = self.values.span(key);
-        let mut fault = self.source.fault(span.clone().unwrap_or(0..0), key, problem, allowed);
+        let place = span.clone().unwrap_or(0..0);
+        let mut fault = self.source.fault(place, without_number(key), problem, allowed);
         if span.is_none() {
             (fault.line, fault.column) = (None, None);
         }
@@ -216,7 +215,11 @@ impl Check<'_> {
         }
     }
 
-    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<CertificateDer<'static>>> {
+    pub(super) fn certificates(
+        &mut self,
+        key: &str,
+        path: &Path,
+    ) -> Option<Vec<CertificateDer<'static>>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) => {
@@ -231,6 +234,21 @@ impl Check<'_> {
             self.fault(key, problem, "a PEM file with BEGIN CERTIFICATE");
         }
         chain
+    }
+
+    /// A file with a secret alone in it; the answer is its text without the line break at the end.
+    pub(super) fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let secret = text.trim_end_matches(['\r', '\n']);
+                if !secret.is_empty() {
+                    return Some(secret.to_owned());
+                }
+                self.fault(key, format!("{} is empty", path.display()), "");
+            }
+            Err(e) => self.unreadable(key, path, &e),
+        }
+        None
     }
 
     fn unreadable(&mut self, key: &str, path: &Path, error: &std::io::Error) {

@@ -13,6 +13,7 @@ pub mod registry;
 pub mod schema;
 pub mod text;
 pub mod units;
+pub mod url;
 pub mod watch;
 
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use std::time::Duration;
 use self::fault::{Faults, Source};
 use self::raw::Values;
 use self::schema::Applies;
+use self::url::WriteUrl;
+use crate::core::policy::Pattern;
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
@@ -41,6 +44,8 @@ pub struct Settings {
     pub commands: Commands,
     /// `[dashboard]`
     pub dashboard: Dashboard,
+    /// `[[push]]`
+    pub pushes: Vec<Push>,
     /// `[log]`
     pub log: Log,
     /// The file they come from.
@@ -374,6 +379,48 @@ pub struct Dashboard {
     pub listen: SocketAddr,
     /// `[dashboard.tls]`
     pub tls: Option<Tls>,
+}
+
+/// `[[push]]`
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// Its name in the log, the status and the metrics; no other has it.
+    pub name: String,
+    /// Where to.
+    pub url: WriteUrl,
+    /// How the secret is shown.
+    pub auth: PushAuth,
+    /// The file that holds it.
+    pub token_file: Option<PathBuf>,
+    /// PEM file: who signs the server's certificate (default: the system's roots).
+    pub ca: Option<PathBuf>,
+    /// What the lines begin with.
+    pub measurement: String,
+    /// Whose readings; empty for all.
+    pub devices: Vec<Pattern>,
+    /// Which readings; empty for all.
+    pub readings: Vec<Pattern>,
+    /// Lines in a request, at most.
+    pub batch_size: usize,
+    /// How long readings are gathered.
+    pub interval: Duration,
+    /// Memory for what waits, in bytes.
+    pub max_buffer: usize,
+    /// Whether requests are compressed.
+    pub gzip: bool,
+    /// For one request, from the connection to the end of the answer.
+    pub timeout: Duration,
+}
+
+/// How a secret is shown to the server of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushAuth {
+    /// `Authorization: Token …`, as `InfluxDB` has it.
+    Token,
+    /// `Authorization: Bearer …` (RFC 6750).
+    Bearer,
+    /// `Authorization: Basic …` (RFC 7617): the file holds `USER:PASSWORD`.
+    Basic,
 }
 
 /// `[log]`

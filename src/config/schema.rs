@@ -149,9 +149,40 @@ pub static KEYS: &[Key] = &[
     key("dashboard.users", Path, Absent, Restart),
     key("dashboard.tls.cert", Path, Absent, Restart),
     key("dashboard.tls.key", Path, Absent, Restart),
+    key("push.name", Text(&text::PUSH_NAME), Found("the host in the url"), Restart),
+    key("push.url", Text(&text::PUSH_URL), Absent, Restart),
+    key("push.auth", OneOf(&["token", "bearer", "basic"]), Toml("\"token\""), Restart),
+    key("push.token_file", Path, Absent, Restart),
+    key("push.ca", Path, Absent, Restart),
+    key("push.measurement", Text(&text::MEASUREMENT), Toml("\"readings\""), Restart),
+    key("push.devices", Texts(&text::PATTERN), Toml("[]"), Restart),
+    key("push.readings", Texts(&text::PATTERN), Toml("[]"), Restart),
+    key("push.batch_size", Integer(1, 100_000), Toml("5000"), Restart),
+    key("push.interval", Time(10, 10 * MINUTE), Toml("\"1s\""), Restart),
+    key("push.max_buffer", Size(64 * KIB, 1 << 30), Toml("\"8MiB\""), Restart),
+    key("push.gzip", Flag, Found("true, but not for a loopback host"), Restart),
+    key("push.timeout", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
     key("log.level", Text(&text::LOG_LEVEL), Toml("\"info\""), Reload),
     key("log.target", OneOf(&["auto", "journal", "stderr"]), Toml("\"auto\""), Restart),
 ];
+
+/// A table that may come several times, each time under `[[path]]`. Its keys stand in [`KEYS`] once.
+#[derive(Debug)]
+pub struct Repeated {
+    /// Its name.
+    pub path: &'static str,
+    /// How often at most.
+    pub max: usize,
+}
+
+/// Every such table.
+pub static REPEATED: &[Repeated] = &[Repeated { path: "push", max: 8 }];
+
+/// The repeated table of that path.
+#[must_use]
+pub fn repeated(path: &str) -> Option<&'static Repeated> {
+    REPEATED.iter().find(|table| table.path == path)
+}
 
 /// The key of that path.
 #[must_use]

@@ -13,6 +13,7 @@ pub mod discovery;
 pub mod forecast;
 pub mod frame;
 pub mod ids;
+pub mod line;
 pub mod losses;
 pub mod payload;
 pub mod policy;

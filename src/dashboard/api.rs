@@ -15,6 +15,7 @@ use super::http::{Refusal, body, json};
 use super::hub::{DeviceList, Hub};
 use super::render::{self, Filter};
 use crate::host::machine::Process;
+use crate::metrics;
 use crate::ports::UplinkState;
 
 /// 200 while the process works.
@@ -64,6 +65,11 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
     metrics.spool_stalled.set(i64::from(spool.fault.is_some()));
     let age = spool.oldest.map_or(0.0, |oldest| (context.clock.unix() - oldest).max(0.0));
     metrics.spool_oldest.set(age);
+    for push in context.health.pushes() {
+        let label = metrics::Push { push: push.name.clone() };
+        let queued = gauge(push.queued.load(Ordering::Relaxed));
+        context.metrics.push_queued.get_or_create(&label).set(queued);
+    }
     let up = context.health.uplink().state == UplinkState::Connected;
     metrics.uplink_up.set(i64::from(up));
     // There is no number for "unknown", and 0 would be a lie: comparisons with NaN are false.

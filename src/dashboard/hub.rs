@@ -21,7 +21,7 @@ use super::log;
 use super::rates::{self, Rates};
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{self, Commands, Counts, Devices, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Commands, Counts, Devices, Push, Spool, Status, StatusMessage, Uplink};
 use crate::core::batch::LossReason;
 use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
@@ -139,6 +139,7 @@ impl Hub {
             rates: lock(&self.rates).mean(),
             counts: Counts::new(&context.metrics),
             commands: Commands::new(context.health.ledger()),
+            push: context.health.pushes().iter().map(|push| Push::new(push)).collect(),
         }
     }
 

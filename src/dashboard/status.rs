@@ -1,12 +1,16 @@
 //! The gateway's state as `/api/v1/status` and the feed show it.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
 use super::rates::PerSecond;
 use crate::core::forecast::{Flow, Forecast, Level};
 use crate::host::wear::Written;
 use crate::metrics::Metrics;
-use crate::ports::{LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
+use crate::ports::{
+    LedgerHealth, PushHealth, PushState, SpoolHealth, UplinkHealth, UplinkState, lock,
+};
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -24,6 +28,36 @@ pub(super) struct Status<'a> {
     /// Only while there is something to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commands: Option<Commands>,
+    /// Only where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) push: Vec<Push<'a>>,
+}
+
+/// One `[[push]]`.
+#[derive(Debug, Serialize)]
+pub(super) struct Push<'a> {
+    name: &'a str,
+    url: &'a str,
+    state: &'static str,
+    queued_readings: u64,
+    sent_readings: u64,
+    dropped_readings: u64,
+    last_error: Option<String>,
+}
+
+impl<'a> Push<'a> {
+    pub(super) fn new(health: &'a PushHealth) -> Self {
+        let PushState { retrying, last_error } = lock(&health.state).clone();
+        Self {
+            name: &health.name,
+            url: &health.url,
+            state: if retrying { "retrying" } else { "ok" },
+            queued_readings: health.queued.load(Ordering::Relaxed),
+            sent_readings: health.sent.load(Ordering::Relaxed),
+            dropped_readings: health.dropped.load(Ordering::Relaxed),
+            last_error,
+        }
+    }
 }
 
 /// The document as a message of the feed.

@@ -2,6 +2,7 @@
 //! sensors, and what the disk has to take.
 
 pub mod clock;
+pub mod connect;
 mod entry;
 mod journal;
 pub mod logging;

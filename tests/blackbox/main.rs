@@ -36,6 +36,8 @@ mod power;
 #[cfg(test)]
 mod protocol;
 #[cfg(test)]
+mod push;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod selftest;
