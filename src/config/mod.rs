@@ -7,6 +7,7 @@
 mod assemble;
 mod check;
 pub mod fault;
+pub mod guarded;
 pub mod raw;
 pub mod registry;
 pub mod schema;
@@ -102,16 +103,18 @@ impl Settings {
         }
     }
 
-    /// The files whose contents the listeners take up while running: certificates, keys and the
-    /// authority of client certificates. (The registry has a watch of its own, the uplink reads
+    /// The files whose contents the listeners take up while running: certificates, keys, the
+    /// authority of client certificates and its revocation list. (The registry has a watch of its own, the uplink reads
     /// its files whenever it connects.)
     #[must_use]
     pub fn certificate_files(&self) -> Vec<PathBuf> {
         let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
-        tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
-            .flatten()
-            .cloned()
-            .collect()
+        tls.flat_map(|tls| {
+            [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref(), tls.crl.as_ref()]
+        })
+        .flatten()
+        .cloned()
+        .collect()
     }
 
     fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
@@ -229,6 +232,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM file: who signs client certificates.
     pub client_ca: Option<PathBuf>,
+    /// PEM file: which client certificates `client_ca` has withdrawn (RFC 5280 section 5).
+    pub crl: Option<PathBuf>,
 }
 
 /// `[mqtt]`
