@@ -79,6 +79,7 @@ impl From<'_> {
             cert: self.path(&format!("{table}.cert"))?,
             key: self.path(&format!("{table}.key"))?,
             client_ca: self.path(&format!("{table}.client_ca")),
+            crl: self.path(&format!("{table}.crl")),
         })
     }
 
@@ -298,7 +299,7 @@ mod tests {
              hello_timeout = \"3s\"\nheartbeat_interval = \"4s\"\nheartbeat_timeout = \"5s\"\n\
              window = 6\nmax_frame = 700\nmax_records = 8\nmax_unsettled = \"64KiB\"\n\
              rate = { batches_per_second = 0.5, burst = 10 }\n\
-             tls = { cert = \"c\", key = \"k\", client_ca = \"a\" }\n\
+             tls = { cert = \"c\", key = \"k\", client_ca = \"a\", crl = \"l\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              homeassistant = true\nhomeassistant_prefix = \"ha/{gateway}\"\n\
              client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
@@ -338,7 +339,8 @@ max_backoff = \"18s\"
         assert_eq!((d.window, d.max_frame, d.max_records, d.max_unsettled), (6, 700, 8, 65_536));
         assert_eq!(d.rate, Rate { batches_per_second: 0.5, burst: 10.0 });
         let tls = d.tls.unwrap();
-        assert_eq!((tls.cert, tls.key, tls.client_ca), (at("c"), at("k"), Some(at("a"))));
+        assert_eq!((tls.cert, tls.key), (at("c"), at("k")));
+        assert_eq!((tls.client_ca, tls.crl), (Some(at("a")), Some(at("l"))));
         let m = s.mqtt;
         assert_eq!((m.host.as_str(), m.port, m.tls, m.version), ("b", 9, true, MqttVersion::V4));
         assert_eq!(

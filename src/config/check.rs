@@ -7,8 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
 
 use super::fault::{Faults, Source};
 use super::raw::{Values, without_number};
@@ -94,6 +96,14 @@ impl Check<'_> {
         if devices.auth != Auth::Mtls && self.values.mentions("devices.tls.client_ca") {
             self.warnings
                 .push("devices.tls.client_ca has no effect unless devices.auth is \"mtls\"".into());
+        }
+        if self.values.mentions("devices.tls.crl") && !self.values.mentions("devices.tls.client_ca")
+        {
+            self.fault(
+                "devices.tls.crl",
+                "needs client_ca beside it: it lists what that signed",
+                "",
+            );
         }
         self.table_of_two("devices.tls");
         if devices.max_unsettled < devices.max_frame {
@@ -188,6 +198,26 @@ impl Check<'_> {
         self.pair(&format!("{table}.cert"), &tls.cert, &format!("{table}.key"), &tls.key);
         if let Some(ca) = &tls.client_ca {
             self.certificates(&format!("{table}.client_ca"), ca);
+        }
+        if let Some(crl) = &tls.crl {
+            self.revocations(&format!("{table}.crl"), crl);
+        }
+    }
+
+    fn revocations(&mut self, key: &str, path: &Path) {
+        let found = CertificateRevocationListDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match found {
+            Ok(lists) if lists.is_empty() => {
+                let problem = format!("{} holds no revocation list", path.display());
+                self.fault(key, problem, "a PEM file with X509 CRL in it");
+            }
+            Ok(_) => {}
+            Err(pem::Error::Io(e)) => self.unreadable(key, path, &e),
+            Err(e) => {
+                let problem = format!("{} is not valid PEM ({e:?})", path.display());
+                self.fault(key, problem, "a PEM file with X509 CRL in it");
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 mod assemble;
 mod check;
 pub mod fault;
+pub mod guarded;
 mod in_force;
 pub mod raw;
 pub mod registry;
@@ -114,16 +115,18 @@ impl Settings {
         self.log.level.clone_from(&newer.log.level);
     }
 
-    /// The files whose contents the listeners take up while running: certificates, keys and the
-    /// authority of client certificates. (The registry has a watch of its own, the uplink reads
-    /// its files whenever it connects.)
+    /// The files whose contents the listeners take up while running: certificates, keys, the
+    /// authority of client certificates and its revocation list. (The registry has a watch of its
+    /// own, the uplink reads its files whenever it connects.)
     #[must_use]
     pub fn certificate_files(&self) -> Vec<PathBuf> {
         let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
-        tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
-            .flatten()
-            .cloned()
-            .collect()
+        tls.flat_map(|tls| {
+            [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref(), tls.crl.as_ref()]
+        })
+        .flatten()
+        .cloned()
+        .collect()
     }
 
     fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
@@ -241,6 +244,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM file: who signs client certificates.
     pub client_ca: Option<PathBuf>,
+    /// PEM file: which client certificates `client_ca` has withdrawn (RFC 5280 section 5).
+    pub crl: Option<PathBuf>,
 }
 
 /// `[mqtt]`

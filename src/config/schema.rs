@@ -112,6 +112,7 @@ pub static KEYS: &[Key] = &[
     key("devices.tls.cert", Path, Absent, Restart),
     key("devices.tls.key", Path, Absent, Restart),
     key("devices.tls.client_ca", Path, Absent, Restart),
+    key("devices.tls.crl", Path, Absent, Restart),
     key("mqtt.url", Text(&text::BROKER_URL), Toml("\"mqtt://127.0.0.1:1883\""), Restart),
     key("mqtt.version", OneOfIntegers(&[4, 5]), Toml("5"), Restart),
     key("mqtt.prefix", Text(&text::PREFIX), Toml("\"tidegate/{gateway}\""), Restart),
