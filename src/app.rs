@@ -2,8 +2,8 @@
 //!
 //! Order matters at both ends. At the start, everything that can fail fails before the service is
 //! reported ready: the spool is opened, the addresses are bound. At the end, devices are sent away
-//! first, then the engine settles what it has, then the spool and the uplink close, and the
-//! dashboard goes last, so that it can show all of it.
+//! first, then the engine settles what it has, then the spool and the uplink close, then the history is
+//! saved, and the dashboard goes last, so that it can show all of it.
 
 use std::fmt::Display;
 use std::io;
@@ -21,7 +21,7 @@ use crate::config::registry::Registry;
 use crate::config::watch::{FileWatch, RegistryWatch};
 use crate::config::{Auth, Drain, Settings, Surroundings};
 use crate::core::delivery;
-use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
@@ -46,6 +46,8 @@ const PATIENCE: f64 = 2.0;
 const READ_AHEAD: usize = 1 << 20;
 /// Devices that are away whose sequence numbers are remembered.
 const IDLE_RUNS: usize = 100_000;
+/// How long the last part of the history gets to be saved.
+const LAST_HISTORY: Duration = Duration::from_secs(1);
 /// How long the dashboard gets to finish its answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -115,6 +117,7 @@ struct Gateway {
     dashboard: DashboardHandle,
     listening: Arc<AtomicBool>,
     wear: Arc<Wear>,
+    history: Option<HistoryKeeper>,
 }
 
 impl Gateway {
@@ -128,7 +131,7 @@ impl Gateway {
         let wear = Arc::new(Wear::new(clock.clone()));
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
-        let fleet = Arc::new(Fleet::new());
+        let fleet = Arc::new(Fleet::new().with_history(settings.history.max_memory));
         let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
         let listening = Arc::new(AtomicBool::new(false));
 
@@ -160,6 +163,7 @@ impl Gateway {
         let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
         // The spool holds the folder's lock from here on.
         wear.keep_in(&settings.gateway.data_dir);
+        let history = history(&settings, &fleet, &metrics, &clock);
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -214,6 +218,7 @@ impl Gateway {
             dashboard,
             listening,
             wear,
+            history,
         })
     }
 
@@ -260,6 +265,9 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        if let Some(history) = self.history {
+            history.stop(LAST_HISTORY).await;
+        }
         self.wear.save();
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
@@ -320,6 +328,20 @@ fn open_spool(
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
     Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+}
+
+/// What saves the history, unless it is to be kept in memory only.
+fn history(
+    settings: &Settings,
+    fleet: &Arc<Fleet>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Option<HistoryKeeper> {
+    let (data_dir, every) = (&settings.gateway.data_dir, settings.history.save_every);
+    let wanted = settings.history.on_disk && settings.history.max_memory > 0;
+    let start =
+        || HistoryKeeper::start(data_dir, every, fleet.clone(), metrics.clone(), clock.clone());
+    wanted.then(start).flatten()
 }
 
 fn uplink(

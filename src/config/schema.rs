@@ -145,6 +145,9 @@ pub static KEYS: &[Key] = &[
     key("dashboard.users", Path, Absent, Restart),
     key("dashboard.tls.cert", Path, Absent, Restart),
     key("dashboard.tls.key", Path, Absent, Restart),
+    key("history.max_memory", Size(0, 1 << 30), Toml("\"8MiB\""), Restart),
+    key("history.keep", OneOf(&["disk", "memory"]), Toml("\"disk\""), Restart),
+    key("history.save_every", Time(0, DAY), Toml("\"1h\""), Restart),
     key("log.level", Text(&text::LOG_LEVEL), Toml("\"info\""), Reload),
     key("log.target", OneOf(&["auto", "journal", "stderr"]), Toml("\"auto\""), Restart),
 ];

@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::history::Memory;
 use super::slot::{Room, Slot, State};
 use crate::core::batch::Batch;
 use crate::core::ids::DeviceId;
@@ -50,6 +51,8 @@ pub struct Fleet {
     /// Who went away, oldest first, each with its count of departures at that time. An entry is
     /// stale once the device has come back.
     away: Mutex<VecDeque<(Arc<Slot>, u64)>>,
+    /// What the histories of all readings are kept in.
+    memory: Arc<Memory>,
 }
 
 impl Fleet {
@@ -63,6 +66,13 @@ impl Fleet {
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
         Self { limits, ..Self::default() }
+    }
+
+    /// The same with `bytes` for the histories of all readings together instead of 8 MiB; with 0
+    /// there is no history.
+    #[must_use]
+    pub fn with_history(self, bytes: usize) -> Self {
+        Self { memory: Arc::new(Memory::new(bytes)), ..self }
     }
 
     /// How many devices are connected.
@@ -85,6 +95,52 @@ impl Fleet {
         let mut slots: Vec<_> = self.read().values().cloned().collect();
         slots.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         slots
+    }
+
+    /// What the histories are kept in.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The slot of a device of which something was kept from before a restart, shown as away since
+    /// `last_seen` unless it is here; none where there is no room for it. Those seen last must
+    /// come last.
+    pub(super) fn restore(&self, device: &DeviceId, last_seen: f64) -> Option<Arc<Slot>> {
+        if let Some(slot) = self.slot(device.as_str()) {
+            return Some(slot);
+        }
+        if self.known() >= self.limits.devices {
+            return None;
+        }
+        let slot = Arc::new(Slot::new(device.clone(), &self.memory));
+        slot.saw(last_seen);
+        lock(&slot.state).since = last_seen;
+        // The ingest thread may have made one meanwhile.
+        let slot = Arc::clone(self.write().entry(device.clone()).or_insert(slot));
+        let departures = {
+            let mut state = self.change(&slot);
+            state.touched = state.watched;
+            self.list(&slot, &mut state);
+            (!state.connected).then_some(state.departures)
+        };
+        if let Some(departures) = departures {
+            lock(&self.away).push_back((Arc::clone(&slot), departures));
+        }
+        Some(slot)
+    }
+
+    /// Whether another name may be added to `slot`, and what it may take.
+    pub(super) fn room(&self) -> Room {
+        Room {
+            names: self.limits.names,
+            value: self.limits.value,
+            more: self.readings.load(Ordering::Relaxed) < self.limits.readings,
+        }
+    }
+
+    /// A name was added.
+    pub(super) fn count_names(&self, added: usize) {
+        self.readings.fetch_add(added, Ordering::Relaxed);
     }
 
     /// From now on changes are listed, or no longer. Whoever turns this on reads the slots after.
@@ -126,7 +182,7 @@ impl Fleet {
         if self.known() >= self.limits.devices {
             self.forget_one()?;
         }
-        let slot = Arc::new(Slot::new(device.clone()));
+        let slot = Arc::new(Slot::new(device.clone(), &self.memory));
         self.write().insert(device.clone(), Arc::clone(&slot));
         Some(slot)
     }
@@ -178,18 +234,14 @@ impl Feed for Fleet {
         let Some(slot) = table.get(&batch.device) else { return };
         slot.saw(batch.received);
         let mut state = self.change(slot);
-        let room = Room {
-            names: self.limits.names,
-            value: self.limits.value,
-            more: self.readings.load(Ordering::Relaxed) < self.limits.readings,
-        };
+        let room = self.room();
         let added = batch
             .readings
             .iter()
             .filter(|reading| state.take(reading, batch.received, room))
             .count();
         if added > 0 {
-            self.readings.fetch_add(added, Ordering::Relaxed);
+            self.count_names(added);
         }
         self.list(slot, &mut state);
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::assets::ASSETS;
 use super::hub::Hub;
-use super::{api, commands, render, stream};
+use super::{api, commands, history, render, stream};
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -81,6 +81,7 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/devices", get(api::devices))
         .route("/api/v1/devices/{device}", get(api::device))
+        .route("/api/v1/devices/{device}/history", get(history::query::history))
         .route("/api/v1/devices/{device}/commands", post(commands::ask))
         .route("/api/v1/commands", get(commands::list))
         .route("/api/v1/commands/{id}", get(commands::one))

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Context;
+use super::history::Tending;
 use super::render::{self, Filter};
 use super::slot::Slot;
 use super::status::{self, Commands, Devices, Spool, Status, StatusMessage, Uplink};
@@ -189,14 +190,18 @@ impl Hub {
         });
     }
 
-    /// Watches what comes in, how the spool fills and what is written to disk; for ever.
+    /// Watches what comes in, how the spool fills, what is written to disk and what the history
+    /// takes; for ever.
     pub(super) async fn watch_flow(&self) {
         let mut interval = tokio::time::interval(FLOW_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tending = Tending::default();
         loop {
             let now = interval.tick().await;
             let time = now.into_std().saturating_duration_since(self.context.started);
             lock(&self.flow).sample(self.sample(time.as_secs_f64()));
+            let unix = self.context.clock.unix();
+            tending.tend(&self.context.fleet, time.as_secs_f64(), unix);
             self.context.wear.watch();
         }
     }

@@ -14,6 +14,7 @@ mod api;
 mod assets;
 mod commands;
 mod feed;
+mod history;
 mod http;
 mod hub;
 mod patient;
@@ -33,6 +34,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
+pub use self::history::Keeper as HistoryKeeper;
 use self::hub::Hub;
 use crate::config;
 use crate::host::tls::{TlsError, TlsSlot};

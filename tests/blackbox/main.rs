@@ -26,6 +26,8 @@ mod gone;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod power;

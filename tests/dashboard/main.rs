@@ -6,6 +6,7 @@
 mod api;
 mod commands;
 mod feed;
+mod history;
 mod refusals;
 mod support;
 mod tls;
