@@ -125,7 +125,7 @@ async fn after_a_sigkill_what_was_saved_is_there_in_minutes() {
     };
     assert_eq!(whole(&before), (1000.5, 1059.5));
     gateway.kill();
-    gateway.spawn();
+    gateway.start().await;
     until("it answers", async || kept(&gateway, "kiln-3", query).await.0.len() + 1 >= before.len())
         .await;
     let after = kept(&gateway, "kiln-3", "name=temperature&seconds=600").await.0;
@@ -184,11 +184,12 @@ async fn damaged_and_foreign_files_are_passed_over() {
     // Every value but one in the midst of the file is hit.
     let marks: Vec<usize> =
         (0..good.len() - 4).filter(|&at| &good[at..at + 4] == b"tgH1").collect();
-    assert!(marks.len() > 3, "{marks:?}");
+    assert!(marks.len() > 1, "{marks:?}");
     for at in marks.iter().filter(|at| **at != marks[1]) {
         bad[at + 40] ^= 1;
     }
     for bytes in [bad.as_slice(), &good[..good.len() / 2], b"nonsense", b""] {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(&file, bytes).unwrap();
         std::fs::write(history.join("gen-00000000000000ff"), b"a file, not a folder").unwrap();
         std::fs::create_dir_all(history.join("gen-fffffffffffffffe")).unwrap();

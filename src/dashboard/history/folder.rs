@@ -72,11 +72,13 @@ impl Folder {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
             let number = name.to_str().and_then(|name| name.strip_prefix(GENERATION));
-            if let Some(number) = number.and_then(|hex| u64::from_str_radix(hex, 16).ok()) {
+            let number = number.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+            // A larger one was not made by counting.
+            if let Some(number) = number.filter(|number| *number < u64::MAX / 2) {
                 generations.insert(number, Generation::default());
             }
         }
-        let next = generations.last_key_value().map_or(0, |(number, _)| number.saturating_add(1));
+        let next = generations.last_key_value().map_or(0, |(number, _)| number + 1);
         Ok(Self { dir, generations, next, _lock: lock })
     }
 

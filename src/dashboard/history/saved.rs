@@ -408,6 +408,49 @@ mod tests {
         ]
     }
 
+    /// `cargo test --lib bytes_on_the_disk -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement, not a test"]
+    fn bytes_on_the_disk() {
+        let mut random = 12_345_u64;
+        let mut noise = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 40) as f64 / f64::from(1 << 24)
+        };
+        let day: Vec<Record> = (0..18)
+            .map(|chunk| {
+                let closed = (0..100).map(|n| {
+                    let values: Vec<f64> =
+                        (0..60).map(|_| (200.0 + noise() * 5.0).round() / 10.0).collect();
+                    let mut bucket = super::super::tiers::Bucket::of(chunk * 100 + n, values[0]);
+                    values[1..]
+                        .iter()
+                        .for_each(|v| bucket.merge(&super::super::tiers::Bucket::of(0, *v)));
+                    bucket.pack()
+                });
+                let closed = closed.collect();
+                record(Content::Buckets { tier: 2, begins: 0, closed })
+            })
+            .collect();
+        let bytes: usize = written(&day).iter().map(Vec::len).sum();
+        eprintln!("1800 buckets of a noisy sensor: {bytes} bytes");
+        let counter: Vec<Record> = (0..18)
+            .map(|chunk| {
+                let closed = (0..100).map(|n| {
+                    let at = chunk * 100 + n;
+                    let low = 1_234_567.89 + f64::from(at) / 100.0;
+                    let mut bucket = super::super::tiers::Bucket::of(at, low);
+                    bucket.merge(&super::super::tiers::Bucket::of(at, low + 0.01));
+                    bucket.pack()
+                });
+                let closed = closed.collect();
+                record(Content::Buckets { tier: 2, begins: 0, closed })
+            })
+            .collect();
+        let bytes: usize = written(&counter).iter().map(Vec::len).sum();
+        eprintln!("1800 buckets of a counter: {bytes} bytes");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_and_every_value_fits(

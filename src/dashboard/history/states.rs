@@ -183,16 +183,14 @@ impl States {
     }
 
     fn insert(&mut self, place: usize, time: f64, state: StateRef<'_>, held: &mut Held) {
-        let before = self.changes.len();
-        let mut spare = None;
+        let (mut place, mut spare) = (place, None);
         if !self.make_room(held, true) {
-            let Some(first) = self.changes.pop_front() else { return };
-            spare = Some(first.state);
+            // One that is older than all that there is room for would be the first to go itself.
+            let Some(behind) = place.checked_sub(1) else { return };
+            place = behind;
+            spare = self.changes.pop_front().map(|first| first.state);
         }
-        let gone = before - self.changes.len();
         let freed = spare.as_ref().map_or(0, State::heap);
-        // One that is older than all that there is room for is the first to go itself.
-        let Some(place) = place.checked_sub(gone) else { return held.give_back(freed) };
         let mut state = state.to_state(spare);
         if !held.take(state.heap().saturating_sub(freed)) {
             state = match state {
