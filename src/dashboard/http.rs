@@ -12,7 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use serde::Serialize;
 
-use super::assets::ASSETS;
+use super::assets::{self, ASSETS};
 use super::hub::Hub;
 use super::{api, commands, history, render, stream};
 
@@ -87,9 +87,12 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
         .route("/api/v1/commands/{id}", get(commands::one))
         .route("/api/v1/stream", get(stream::websocket))
         .route("/api/v1/events", get(stream::events));
-    for asset in &ASSETS {
+    for asset in ASSETS {
         let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
         router = router.route(asset.path, get(answer));
+    }
+    if let Some(why) = assets::missing() {
+        router = router.route("/", get(|| async { body("text/plain; charset=utf-8", why.into()) }));
     }
     router
         .fallback(|request: Request| async move {

@@ -1,19 +1,28 @@
 // The connection to the gateway: keeps it, notices at once when it is gone, and comes back.
 
+import type { Message } from './types.ts';
+
 // The gateway says something each second; this much silence means that it is gone.
 const SILENCE = 4000;
 const FIRST_DELAY = 500;
 const LONGEST_DELAY = 15000;
 
+export interface Handlers {
+  message(message: Message): void;
+  /** The snapshot has come: from now on what is shown is so. */
+  live(): void;
+  /** Both in milliseconds of this machine's clock. */
+  lost(at: number, retryAt: number): void;
+}
+
 export class Feed {
-  #socket = null;
+  #socket: WebSocket | null = null;
   #delay = FIRST_DELAY;
   #heard = 0;
   #timer = 0;
-  #handlers;
+  readonly #handlers: Handlers;
 
-  // `handlers`: message(object), live(), lost(at, retryAt), both in milliseconds.
-  constructor(handlers) {
+  constructor(handlers: Handlers) {
     this.#handlers = handlers;
     setInterval(() => this.#watch(), 1000);
     addEventListener('online', () => this.retry());
@@ -23,13 +32,12 @@ export class Feed {
     this.#open();
   }
 
-  // Tries now instead of later. Does nothing while a connection stands or is being made.
-  retry() {
-    if (this.#socket) return;
-    this.#open();
+  /** Tries now instead of later. Does nothing while a connection stands or is being made. */
+  retry(): void {
+    if (!this.#socket) this.#open();
   }
 
-  #open() {
+  #open(): void {
     clearTimeout(this.#timer);
     const scheme = location.protocol === 'https:' ? 'wss:' : 'ws:';
     const socket = new WebSocket(`${scheme}//${location.host}/api/v1/stream`);
@@ -37,7 +45,7 @@ export class Feed {
     this.#heard = Date.now();
     socket.onmessage = ({ data }) => {
       this.#heard = Date.now();
-      const message = JSON.parse(data);
+      const message = JSON.parse(data as string) as Message;
       if (message.type === 'snapshot') {
         this.#delay = FIRST_DELAY;
         this.#handlers.live();
@@ -47,11 +55,11 @@ export class Feed {
     socket.onclose = () => this.#drop(socket);
   }
 
-  #watch() {
+  #watch(): void {
     if (this.#socket && Date.now() - this.#heard > SILENCE) this.#drop(this.#socket);
   }
 
-  #drop(socket) {
+  #drop(socket: WebSocket): void {
     if (this.#socket !== socket) return;
     this.#socket = null;
     socket.onmessage = null;
@@ -60,7 +68,7 @@ export class Feed {
     // Jitter, so that a thousand pages do not come back in the same instant.
     const wait = this.#delay * (0.5 + Math.random());
     this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
-    this.#timer = setTimeout(() => this.#open(), wait);
+    this.#timer = window.setTimeout(() => this.#open(), wait);
     this.#handlers.lost(Date.now(), Date.now() + wait);
   }
 }

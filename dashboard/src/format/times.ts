@@ -1,0 +1,33 @@
+// How times read. In the viewer's zone; UTC for whoever hovers.
+
+/** The words of a language for spans of time. */
+export interface SpanWords {
+  s: string;
+  min: string;
+  h: string;
+  d: string;
+}
+
+/** A span of seconds in one word: `12 s`, `3 min`, `5 h`, `2 d`. Never broken over lines. */
+export function span(seconds: number, words: SpanWords): string {
+  const whole = (size: number, unit: string) =>
+    `${Math.max(0, Math.floor(seconds / size))}\u00a0${unit}`;
+  if (seconds < 60) return whole(1, words.s);
+  if (seconds < 3600) return whole(60, words.min);
+  if (seconds < 86400) return whole(3600, words.h);
+  return whole(86400, words.d);
+}
+
+/** A moment (Unix seconds) as a clock shows it, with the date when it was not on the day of `now`. */
+export function moment(seconds: number, now: number, locale: string): string {
+  const then = new Date(seconds * 1000);
+  const time = then.toLocaleTimeString(locale);
+  const today = new Date(now * 1000).toDateString() === then.toDateString();
+  return today ? time : `${then.toLocaleDateString(locale)} ${time}`;
+}
+
+/** The same moment in UTC, to the millisecond (ISO 8601). */
+export function utc(seconds: number): string {
+  const then = new Date(seconds * 1000);
+  return Number.isNaN(then.getTime()) ? '' : then.toISOString().replace('T', ' ').replace('Z', ' UTC');
+}

@@ -1,0 +1,18 @@
+import { defineConfig } from 'vite';
+
+// `npm run dev` serves the page with a running gateway behind it.
+const gateway = process.env['TIDEGATE_URL'] ?? 'http://127.0.0.1:8080';
+
+export default defineConfig({
+  esbuild: { jsx: 'automatic', jsxImportSource: 'preact', legalComments: 'none' },
+  build: {
+    target: 'es2022',
+    // Anything inlined as a data URL would need a weaker Content-Security-Policy.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    reportCompressedSize: false,
+  },
+  server: {
+    proxy: { '/api': { target: gateway, ws: true, changeOrigin: true } },
+  },
+});
