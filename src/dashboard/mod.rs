@@ -4,6 +4,8 @@
 //! ingestion. All it shares with the rest are the [`Fleet`], which ingestion writes and it reads,
 //! the [`Health`] and the [`Metrics`].
 //!
+//! What readings were is in `history`.
+//!
 //! ```text
 //! ingest thread ──Feed──► Fleet ◄──collect, ten times a second── Hub ──► viewers
 //!                                                                 ▲

@@ -31,7 +31,7 @@ fn numbers_come_in_buckets_and_a_gap_is_a_missing_bucket() {
     assert_eq!(keys(&seen), ["from", "name", "points", "states", "step_s", "to", "unit"]);
     assert_eq!((&seen["name"], &seen["unit"]), (&json!("temperature"), &Json::Null));
     assert_eq!((&seen["step_s"], &seen["states"]), (&json!(1), &json!([])));
-    let start = start as u64;
+    let start: u64 = format!("{start:.0}").parse().unwrap();
     let expected =
         json!([[start, 1.0, 2.0, 3.0], [start + 5, 1_234_567.89, 1_234_567.89, 1_234_567.89],]);
     assert_eq!(seen["points"], expected);
@@ -48,7 +48,7 @@ fn a_late_reading_is_found_in_its_own_bucket() {
         readings.push(number("now", 0.0, SystemClock.unix()));
         gateway.send("kiln-3", readings);
     }
-    let at = start as u64;
+    let at: u64 = format!("{start:.0}").parse().unwrap();
     let expected =
         json!([[at, 10.0, 11.0, 12.0], [at + 50, 30.0, 30.0, 30.0], [at + 100, 20.0, 20.0, 20.0]]);
     assert_eq!(history(&gateway, "?name=x")["points"], expected);

@@ -33,8 +33,8 @@ struct Generation {
     /// Of its values.
     bytes: u64,
     full: bool,
-    /// When it was saved, if it is known to be whole: Unix time in seconds.
-    saved: Option<u32>,
+    /// All of it is known to be there.
+    whole: bool,
 }
 
 /// One save under way. Nothing is on the disk before the first value is full.
@@ -100,7 +100,6 @@ impl Folder {
                     generation.bytes += body.len() as u64;
                     generation.full |= header.full;
                     if header.last {
-                        generation.saved = Some(header.time);
                         values = Some(header.number as usize + 1);
                     }
                     for record in records(body) {
@@ -108,6 +107,7 @@ impl Folder {
                     }
                 }
             });
+            generation.whole = values == Some(seen.len());
             let path = path.display();
             match (result, values) {
                 (Err(error), _) => tracing::warn!(%path, %error, "saved history cannot be read"),
@@ -125,14 +125,9 @@ impl Folder {
         }
     }
 
-    /// When the newest save was that is known to be whole: Unix time in seconds.
-    pub(super) fn saved(&self) -> Option<u32> {
-        self.generations.values().filter_map(|generation| generation.saved).max()
-    }
-
     /// Whether it is time to write everything into one database.
     pub(super) fn is_overgrown(&self) -> bool {
-        let whole = |generation: &&Generation| generation.full && generation.saved.is_some();
+        let whole = |generation: &&Generation| generation.full && generation.whole;
         let Some(full) = self.generations.values().rfind(whole) else { return true };
         let total: u64 = self.generations.values().map(|generation| generation.bytes).sum();
         self.generations.len() >= CHAIN_MAX || total > SMALL.max(GROWTH * full.bytes)
@@ -140,7 +135,7 @@ impl Folder {
 
     /// Begins a save at `time`, of everything or of what is new.
     pub(super) fn save(&mut self, time: u32, full: bool) -> Save<'_> {
-        let generation = Generation { bytes: 0, full, saved: Some(time) };
+        let generation = Generation { bytes: 0, full, whole: true };
         Save { folder: self, packer: Packer::new(time, full), store: None, generation, time }
     }
 

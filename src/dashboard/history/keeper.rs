@@ -15,7 +15,7 @@ use super::folder::Folder;
 use super::saved::{BUCKETS_MAX, CHANGES_MAX, Content, Record};
 use super::series::{Kept, Kind, second};
 use super::states::{CHANGES, Change};
-use super::tiers::{KEPT, Packed, REACH, STEPS, TIERS};
+use super::tiers::{Bucket, KEPT, Packed, REACH, STEPS, TIERS};
 use crate::core::batch::Value;
 use crate::core::clock::is_set;
 use crate::core::ids::DeviceId;
@@ -54,7 +54,7 @@ impl Keeper {
             }
         };
         let (stop, stopping) = channel();
-        let mut work = Work { folder, fleet, metrics, clock, marker: None, failing: false };
+        let mut work = Work { folder, fleet, metrics, clock, failing: false };
         let spawned = std::thread::Builder::new().name("history".into()).spawn(move || {
             let ended = catch_unwind(AssertUnwindSafe(|| work.run(&stopping, every)));
             if ended.is_err() {
@@ -92,8 +92,6 @@ struct Work {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     clock: Arc<dyn Clock>,
-    /// When what is on the disk was saved: Unix time in seconds.
-    marker: Option<u32>,
     failing: bool,
 }
 
@@ -122,14 +120,13 @@ impl Work {
     /// Saves what is new since the last time; at the `end` with the narrow tiers.
     fn save(&mut self, end: bool) {
         let now = second(self.clock.unix());
-        // What a clock that was set back has stamped cannot be told from what is saved.
-        let since = self.marker.filter(|marker| *marker <= now && !self.folder.is_overgrown());
-        match write(&mut self.folder, &self.fleet, now, since, end) {
+        // What was new at an attempt that failed is not marked any more.
+        let full = self.failing || self.folder.is_overgrown();
+        match write(&mut self.folder, &self.fleet, now, full, end) {
             Ok(0) => {}
             Ok(bytes) => {
-                self.marker = Some(now);
                 self.metrics.history_saves.inc();
-                tracing::debug!(bytes, everything = since.is_none(), "saved the history");
+                tracing::debug!(bytes, everything = full, "saved the history");
                 if std::mem::take(&mut self.failing) {
                     tracing::info!("the history can be saved again");
                 }
@@ -161,7 +158,6 @@ impl Work {
                 device.entry(record.name.clone()).or_default().add(record, newest);
             }
         });
-        self.marker = self.folder.saved();
         let mut devices: Vec<_> = found
             .into_iter()
             .map(|(device, names)| (names.values().fold(0.0, |t, f| f.seen.max(t)), device, names))
@@ -193,22 +189,22 @@ impl Record {
     }
 }
 
-/// Writes what has come after `since` (everything, if that is none); the bytes that took. Each slot is
-/// locked for as long as it takes to copy one series.
+/// Writes what is new or, where `full`, everything; the bytes that took. Each slot is locked for as
+/// long as it takes to copy one series.
 fn write(
     folder: &mut Folder,
     fleet: &Fleet,
     now: u32,
-    since: Option<u32>,
+    full: bool,
     end: bool,
 ) -> Result<u64, StoreError> {
-    let mut save = folder.save(now, since.is_none());
+    let mut save = folder.save(now, full);
     let mut any = false;
     for slot in fleet.slots() {
         let names: Vec<_> =
             lock(&slot.state).readings.iter().map(|latest| latest.name.clone()).collect();
         for name in names {
-            for record in copied(&slot, &name, since.unwrap_or(0), end) {
+            for record in copied(&slot, &name, full, end) {
                 any = true;
                 save.push(&record)?;
             }
@@ -217,11 +213,12 @@ fn write(
     if any { save.finish() } else { Ok(0) }
 }
 
-/// What there is of one name since `since`.
-fn copied(slot: &Slot, name: &str, since: u32, end: bool) -> Vec<Record> {
+/// What there is of one name to save.
+fn copied(slot: &Slot, name: &str, full: bool, end: bool) -> Vec<Record> {
     let mut state = lock(&slot.state);
     let Some(latest) = state.latest_mut(name) else { return Vec::new() };
-    let contents = latest.history.kept().map(|kept| kept.since(since, end)).unwrap_or_default();
+    let contents =
+        latest.history.kept_mut().map(|kept| kept.unsaved(full, end)).unwrap_or_default();
     if contents.is_empty() {
         return Vec::new();
     }
@@ -241,37 +238,38 @@ fn newest(latest: &Latest, seen: f64) -> Content {
 }
 
 impl Kept {
-    /// What has come since the Unix time `since`, in seconds: in wide buckets, at the `end` in all.
-    fn since(&self, since: u32, end: bool) -> Vec<Content> {
+    /// What is new since this was asked last, or everything: in wide buckets, at the `end` also all of
+    /// the narrow ones, which count only from the newest save.
+    fn unsaved(&mut self, full: bool, end: bool) -> Vec<Content> {
+        let touched = self.take_touched();
+        let since = if full { 0 } else { touched };
         match &self.kind {
-            Kind::Numbers(tiers) if tiers.newest().is_some_and(|newest| newest >= since) => {
+            Kind::Numbers(tiers) => {
                 let mut contents = Vec::new();
                 for (tier, step) in STEPS.into_iter().enumerate() {
-                    let first = if tier < COARSE { 0 } else { since / step };
-                    if tier < COARSE && !end {
-                        continue;
-                    }
+                    let first = match (tier < COARSE, end) {
+                        (true, true) => 0,
+                        (true, false) => continue,
+                        (false, _) => since / step,
+                    };
                     let begins = tiers.begins(tier);
                     let buckets = tiers.view(tier, first, u32::MAX);
                     contents.extend(buckets.chunks(BUCKETS_MAX).map(|buckets| {
-                        let closed = buckets.iter().map(super::tiers::Bucket::pack).collect();
+                        let closed = buckets.iter().map(Bucket::pack).collect();
                         Content::Buckets { tier, begins, closed }
                     }));
                 }
                 contents
             }
-            Kind::States(states) => {
-                let Some(confirmed) = states.newest().filter(|newest| second(*newest) >= since)
-                else {
-                    return Vec::new();
-                };
+            Kind::States(states) if since < u32::MAX => {
+                let confirmed = states.newest().unwrap_or_default();
                 let changes = states.view(f64::from(since), f64::INFINITY);
                 let chunks = changes.chunks(CHANGES_MAX);
                 chunks
                     .map(|changes| Content::Changes { confirmed, changes: changes.to_vec() })
                     .collect()
             }
-            Kind::Numbers(_) => Vec::new(),
+            Kind::States(_) => Vec::new(),
         }
     }
 }

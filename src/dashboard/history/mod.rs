@@ -17,7 +17,7 @@
 //! Each name of each device has a series: it begins with its first reading and grows as it fills. A
 //! series of numbers has buckets (least, mean, greatest, count) of 1 s for ten minutes, 10 s for an
 //! hour, 1 min for six hours and 4 min for a day. 24 bytes each, none for times without readings: a
-//! reading a second takes 41 KiB after a day, one in four minutes 19 KiB. A series of texts or booleans has up
+//! reading a second takes 41 KiB after a day, one in four minutes 13 KiB. A series of texts or booleans has up
 //! to 256 changes.
 //!
 //! All together stay within a budget (`history.max_memory`). When 15/16 of it are in use, series that

@@ -149,7 +149,7 @@ fn document(slot: &Slot, name: &str, window: &Window) -> Document {
             document.points = joined(&buckets, factor).map(|bucket| point(&bucket, step)).collect();
         }
         Copy::States(changes) => {
-            document.states = changes.into_iter().map(|change| change.shown()).collect();
+            document.states = changes.into_iter().map(Change::shown).collect();
         }
     }
     document
@@ -185,7 +185,9 @@ fn joined(buckets: &[Bucket], factor: u32) -> impl Iterator<Item = Bucket> {
     groups.filter_map(move |group| {
         let (first, rest) = group.split_first()?;
         let mut whole = first.widened(factor);
-        rest.iter().for_each(|bucket| whole.merge(bucket));
+        for bucket in rest {
+            whole.merge(bucket);
+        }
         Some(whole)
     })
 }

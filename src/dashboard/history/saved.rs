@@ -175,7 +175,9 @@ impl Record {
                     varint(out, packed.at.wrapping_sub(before));
                     before = packed.at;
                 }
-                closed.iter().for_each(|packed| varint(out, packed.count));
+                for packed in closed {
+                    varint(out, packed.count);
+                }
                 columns(out, closed, |packed| packed.mean.to_le_bytes());
                 columns(out, closed, |packed| packed.below.to_le_bytes());
                 columns(out, closed, |packed| packed.above.to_le_bytes());
@@ -356,6 +358,7 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::tiers::Bucket;
     use super::*;
     use crate::storage::store::VALUE_MAX;
 
@@ -422,10 +425,10 @@ mod tests {
                 let closed = (0..100).map(|n| {
                     let values: Vec<f64> =
                         (0..60).map(|_| (200.0 + noise() * 5.0).round() / 10.0).collect();
-                    let mut bucket = super::super::tiers::Bucket::of(chunk * 100 + n, values[0]);
-                    values[1..]
-                        .iter()
-                        .for_each(|v| bucket.merge(&super::super::tiers::Bucket::of(0, *v)));
+                    let mut bucket = Bucket::of(chunk * 100 + n, values[0]);
+                    for value in &values[1..] {
+                        bucket.merge(&Bucket::of(0, *value));
+                    }
                     bucket.pack()
                 });
                 let closed = closed.collect();
@@ -439,8 +442,8 @@ mod tests {
                 let closed = (0..100).map(|n| {
                     let at = chunk * 100 + n;
                     let low = 1_234_567.89 + f64::from(at) / 100.0;
-                    let mut bucket = super::super::tiers::Bucket::of(at, low);
-                    bucket.merge(&super::super::tiers::Bucket::of(at, low + 0.01));
+                    let mut bucket = Bucket::of(at, low);
+                    bucket.merge(&Bucket::of(at, low + 0.01));
                     bucket.pack()
                 });
                 let closed = closed.collect();

@@ -27,9 +27,12 @@ pub(super) struct Kept {
     /// The clock's second when what there is was first found to lie ahead of it; 0 while it does
     /// not.
     doubted: u32,
+    /// The oldest second of what has come since the last save; [`u32::MAX`] where nothing has.
+    touched: u32,
 }
 
 /// A name has numbers or states; what it had of the other kind goes when that changes.
+#[allow(clippy::large_enum_variant)] // it lies in one box with the rest, and most are numbers
 #[derive(Debug)]
 pub(super) enum Kind {
     Numbers(Tiers),
@@ -69,8 +72,10 @@ impl Series {
         if !kept.is_believed(received) {
             return kept.held.refuse(Reason::Clock);
         }
+        let at = second(time);
+        kept.touched = kept.touched.min(at);
         match (&mut kept.kind, number) {
-            (Kind::Numbers(tiers), Ok(value)) => tiers.record(second(time), value, &mut kept.held),
+            (Kind::Numbers(tiers), Ok(value)) => tiers.record(at, value, &mut kept.held),
             (Kind::States(states), Err(state)) => states.record(time, state, &mut kept.held),
             _ => {}
         }
@@ -78,6 +83,10 @@ impl Series {
 
     pub(super) fn kept(&self) -> Option<&Kept> {
         self.0.as_deref()
+    }
+
+    pub(super) fn kept_mut(&mut self) -> Option<&mut Kept> {
+        self.0.as_deref_mut()
     }
 
     /// An empty history to put into what was saved, or the one there is if it is of the same kind.
@@ -114,12 +123,17 @@ impl Series {
 impl Kept {
     fn new(held: Held, numbers: bool) -> Self {
         let kind = if numbers { Kind::Numbers(Tiers::new()) } else { Kind::States(States::new()) };
-        Self { held, kind, doubted: 0 }
+        Self { held, kind, doubted: 0, touched: u32::MAX }
     }
 
     /// What it holds, and the room it has.
     pub(super) fn parts(&mut self) -> (&mut Kind, &mut Held) {
         (&mut self.kind, &mut self.held)
+    }
+
+    /// The oldest second of what has come since this was asked last, [`u32::MAX`] where nothing has.
+    pub(super) fn take_touched(&mut self) -> u32 {
+        std::mem::replace(&mut self.touched, u32::MAX)
     }
 
     fn newest(&self) -> Option<f64> {

@@ -187,9 +187,11 @@ impl Tiers {
             if bucket.count == 0 || bucket.at < first || bucket.at > last {
                 continue;
             }
-            match out.binary_search_by_key(&bucket.at, |known| known.at) {
+            match out.binary_search_by_key(&bucket.at, |known: &Bucket| known.at) {
                 Ok(place) => {
-                    out.get_mut(place).map(|known| known.merge(&bucket)).unwrap_or_default()
+                    if let Some(known) = out.get_mut(place) {
+                        known.merge(&bucket);
+                    }
                 }
                 Err(place) => out.insert(place, bucket),
             }

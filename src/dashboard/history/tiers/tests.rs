@@ -138,7 +138,7 @@ fn a_reading_a_second_fills_each_tier_to_its_reach() {
         let step = STEPS[tier];
         assert!(tiers.begins(tier) * step <= newest - reaches, "tier {tier}");
         let seen = tiers.view(tier, (newest - reaches) / step, u32::MAX);
-        assert_eq!(seen.len() as u32, reaches / step + 1, "tier {tier}");
+        assert_eq!(seen.len(), (reaches / step + 1) as usize, "tier {tier}");
     }
     assert!(held.bytes() <= 42 * 1024, "{}", held.bytes());
 }
