@@ -2,8 +2,8 @@
 //!
 //! Order matters at both ends. At the start, everything that can fail fails before the service is
 //! reported ready: the spool is opened, the addresses are bound. At the end, devices are sent away
-//! first, then the engine settles what it has, then the spool and the uplink close, and the
-//! dashboard goes last, so that it can show all of it.
+//! first, then the engine settles what it has, then the spool and the uplink close, then the history is
+//! saved, and the dashboard goes last, so that it can show all of it.
 
 use std::fmt::Display;
 use std::io;
@@ -22,7 +22,8 @@ use crate::config::watch::{FileWatch, RegistryWatch};
 use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
 use crate::core::discovery::{Payload, Place};
-use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
+use crate::core::ids::DeviceId;
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
@@ -50,6 +51,8 @@ const READ_AHEAD: usize = 1 << 20;
 const IDLE_RUNS: usize = 100_000;
 /// How long pushes get to send what waits, as far as the grace time goes.
 const LAST_PUSHES: Duration = Duration::from_secs(1);
+/// How long the last part of the history gets to be saved.
+const LAST_HISTORY: Duration = Duration::from_secs(1);
 /// How long the dashboard gets to finish its answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -125,6 +128,7 @@ struct Gateway {
     pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
     wear: Arc<Wear>,
+    history: Option<HistoryKeeper>,
 }
 
 impl Gateway {
@@ -138,7 +142,7 @@ impl Gateway {
         let wear = Arc::new(Wear::new(clock.clone()));
         let metrics = Arc::new(Metrics::new());
         let health = Arc::new(Health::default());
-        let fleet = Arc::new(Fleet::new());
+        let fleet = Arc::new(Fleet::new().with_history(settings.history.max_memory));
         let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
@@ -178,6 +182,7 @@ impl Gateway {
         let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
         // The spool holds the folder's lock from here on.
         wear.keep_in(&settings.gateway.data_dir);
+        let history = history(&settings, &fleet, devices.clone(), &metrics, &clock);
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -237,6 +242,7 @@ impl Gateway {
             pushes,
             listening,
             wear,
+            history,
         })
     }
 
@@ -284,6 +290,9 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        if let Some(history) = self.history {
+            history.stop(LAST_HISTORY).await;
+        }
         self.wear.save();
         if let Some(pushes) = self.pushes {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -352,6 +361,27 @@ fn open_spool(
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
     Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+}
+
+/// What saves the history, unless it is to be kept in memory only.
+fn history(
+    settings: &Settings,
+    fleet: &Arc<Fleet>,
+    registry: watch::Receiver<Arc<Registry>>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Option<HistoryKeeper> {
+    if !settings.history.on_disk || settings.history.max_memory == 0 {
+        return None;
+    }
+    let (data_dir, every) = (&settings.gateway.data_dir, settings.history.save_every);
+    let auth = settings.devices.auth;
+    let wanted = move |device: &DeviceId| {
+        let registry = registry.borrow();
+        !decides(auth, &registry) || registry.get(device).is_some()
+    };
+    let (fleet, metrics, clock) = (fleet.clone(), metrics.clone(), clock.clone());
+    HistoryKeeper::start(data_dir, every, fleet, Box::new(wanted), metrics, clock)
 }
 
 fn uplink(
