@@ -131,6 +131,30 @@ struct Gateway {
     history: Option<HistoryKeeper>,
 }
 
+/// What nearly everything is given a share of.
+struct Base {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    fleet: Arc<Fleet>,
+    budget: Arc<Budget>,
+    wear: Arc<Wear>,
+}
+
+impl Base {
+    fn new(settings: &Settings) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Self {
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::new(Health::default()),
+            fleet: Arc::new(Fleet::new().with_history(settings.history.max_memory)),
+            budget: Arc::new(Budget::new(settings.devices.max_unsettled)),
+            wear: Arc::new(Wear::new(clock.clone())),
+            clock,
+        }
+    }
+}
+
 impl Gateway {
     /// Within the runtime that it is to run on.
     fn start(settings: Settings, logging: &Logging) -> Result<Self, AppError> {
@@ -138,18 +162,13 @@ impl Gateway {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let wear = Arc::new(Wear::new(clock.clone()));
-        let metrics = Arc::new(Metrics::new());
-        let health = Arc::new(Health::default());
-        let fleet = Arc::new(Fleet::new().with_history(settings.history.max_memory));
-        let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
+        let base = Base::new(&settings);
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
 
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
-        let publisher = uplink(&settings, &health, &metrics, &clock)?;
+        let publisher = uplink(&settings, &base)?;
         let listener = Listener::bind(&settings.devices)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
@@ -160,29 +179,28 @@ impl Gateway {
             dashboard::Context {
                 gateway: settings.gateway.id.clone(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                fleet: fleet.clone(),
-                health: health.clone(),
-                metrics: metrics.clone(),
+                fleet: base.fleet.clone(),
+                health: base.health.clone(),
+                metrics: base.metrics.clone(),
                 commands: commands.clone(),
-                clock: clock.clone(),
-                wear: wear.clone(),
+                clock: base.clock.clone(),
+                wear: base.wear.clone(),
                 started,
                 listening: listening.clone(),
-                budget: budget.clone(),
+                budget: base.budget.clone(),
                 log: logging.tail(),
                 settings: in_force.subscribe(),
                 allowed_hosts: own_names(),
             },
         )?;
-        let spool = open_spool(&settings, &health, &clock)?;
-        let pushes = pushes(&settings, &health, &metrics, &clock)?;
-        let mut feeds: Vec<Arc<dyn Feed>> = vec![fleet.clone()];
-        feeds.extend(pushes.as_ref().map(PushHandle::feed));
-        let feed = Feeds::join(feeds);
-        let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
+        let spool = open_spool(&settings, &base)?;
+        let pushes = pushes(&settings, &base)?;
+        let feed = feed(&base.fleet, pushes.as_ref());
+        let ledger =
+            ledger::open(&settings.gateway.data_dir, base.health.clone(), base.clock.clone())?;
         // The spool holds the folder's lock from here on.
-        wear.keep_in(&settings.gateway.data_dir);
-        let history = history(&settings, &fleet, devices.clone(), &metrics, &clock);
+        base.wear.keep_in(&settings.gateway.data_dir);
+        let history = history(&settings, &base, devices.clone());
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -196,16 +214,16 @@ impl Gateway {
                 requests,
                 permits: permits(&settings, devices.clone()),
                 book: commands.book,
-                metrics: metrics.clone(),
+                metrics: base.metrics.clone(),
                 seed: rand::random(),
             },
             inbox,
             Shared {
-                clock: clock.clone(),
-                budget: budget.clone(),
+                clock: base.clock.clone(),
+                budget: base.budget.clone(),
                 feed: feed.clone(),
-                metrics: metrics.clone(),
-                health,
+                metrics: base.metrics.clone(),
+                health: base.health.clone(),
                 pulse: pulse.clone(),
             },
         )
@@ -216,14 +234,14 @@ impl Gateway {
         let context = device::Context {
             gateway: settings.gateway.id.clone(),
             events,
-            budget,
+            budget: base.budget,
             registry: devices.clone(),
             feed,
-            metrics,
-            clock,
+            metrics: base.metrics,
+            clock: base.clock,
         };
         // Ends with the runtime.
-        tokio::spawn(show_registered(settings.devices.auth, fleet, devices.clone()));
+        tokio::spawn(show_registered(settings.devices.auth, base.fleet, devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
@@ -241,7 +259,7 @@ impl Gateway {
             dashboard,
             pushes,
             listening,
-            wear,
+            wear: base.wear,
             history,
         })
     }
@@ -351,25 +369,19 @@ impl Gateway {
     }
 }
 
-fn open_spool(
-    settings: &Settings,
-    health: &Arc<Health>,
-    clock: &Arc<dyn Clock>,
-) -> Result<SledSpool, AppError> {
+fn open_spool(settings: &Settings, base: &Base) -> Result<SledSpool, AppError> {
     notify::status("opening the spool");
     let path = &settings.gateway.data_dir;
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
-    Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+    Ok(spool::open(path, &settings.spool, base.health.clone(), base.clock.clone())?)
 }
 
 /// What saves the history, unless it is to be kept in memory only.
 fn history(
     settings: &Settings,
-    fleet: &Arc<Fleet>,
+    base: &Base,
     registry: watch::Receiver<Arc<Registry>>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
 ) -> Option<HistoryKeeper> {
     if !settings.history.on_disk || settings.history.max_memory == 0 {
         return None;
@@ -380,32 +392,31 @@ fn history(
         let registry = registry.borrow();
         !decides(auth, &registry) || registry.get(device).is_some()
     };
-    let (fleet, metrics, clock) = (fleet.clone(), metrics.clone(), clock.clone());
+    let (fleet, metrics) = (base.fleet.clone(), base.metrics.clone());
+    let clock = base.clock.clone();
     HistoryKeeper::start(data_dir, every, fleet, Box::new(wanted), metrics, clock)
 }
 
-fn uplink(
-    settings: &Settings,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-) -> Result<MqttPublisher, UplinkError> {
+fn uplink(settings: &Settings, base: &Base) -> Result<MqttPublisher, UplinkError> {
     let id = &settings.gateway.id;
-    let (health, metrics, clock) = (health.clone(), metrics.clone(), clock.clone());
+    let (health, metrics) = (base.health.clone(), base.metrics.clone());
+    let clock = base.clock.clone();
     Ok(MqttPublisher::new(&settings.mqtt, id, health, metrics, clock)?.taking_requests())
 }
 
-fn pushes(
-    settings: &Settings,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<PushHandle>, PushError> {
+/// Where ingestion shows what happens: to the dashboard, and to the pushes where there are any.
+fn feed(fleet: &Arc<Fleet>, pushes: Option<&PushHandle>) -> Arc<dyn Feed> {
+    let mut feeds: Vec<Arc<dyn Feed>> = vec![fleet.clone()];
+    feeds.extend(pushes.map(PushHandle::feed));
+    Feeds::join(feeds)
+}
+
+fn pushes(settings: &Settings, base: &Base) -> Result<Option<PushHandle>, PushError> {
     let context = push::Context {
         gateway: settings.gateway.id.clone(),
-        health: health.clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
+        health: base.health.clone(),
+        metrics: base.metrics.clone(),
+        clock: base.clock.clone(),
     };
     push::start(&settings.pushes, &context)
 }
