@@ -13,6 +13,7 @@ export default defineConfig({
     reportCompressedSize: false,
   },
   server: {
-    proxy: { '/api': { target: gateway, ws: true, changeOrigin: true } },
+    // The gateway answers pages of its own origin only.
+    proxy: { '/api': { target: gateway, ws: true, changeOrigin: true, headers: { origin: new URL(gateway).origin } } },
   },
 });
