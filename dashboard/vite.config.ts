@@ -1,7 +1,7 @@
-import { defineConfig } from 'vite';
+import { defineConfig, loadEnv } from 'vite';
 
 // `npm run dev` serves the page with a running gateway behind it.
-const gateway = process.env['TIDEGATE_URL'] ?? 'http://127.0.0.1:8080';
+const gateway = loadEnv('', '.', 'TIDEGATE_')['TIDEGATE_URL'] ?? 'http://127.0.0.1:8080';
 
 export default defineConfig({
   esbuild: { jsx: 'automatic', jsxImportSource: 'preact', legalComments: 'none' },
