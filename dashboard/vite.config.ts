@@ -13,6 +13,6 @@ export default defineConfig({
     reportCompressedSize: false,
   },
   server: {
-    proxy: { '/api': { target: gateway, ws: true, changeOrigin: true } },
+    proxy: { '/api': { target: gateway, ws: true } },
   },
 });

@@ -120,6 +120,11 @@ export function bytes(count: number): string {
   return `${decimal(value, unit === 'B' || value >= 100 ? 0 : 1)}\u00a0${unit}`;
 }
 
+/** Something per second: one decimal as long as it counts, so that the figure keeps its width. */
+export function rate(value: number): string {
+  return decimal(value, value >= 99.95 ? 0 : 1);
+}
+
 /** A rate or another figure with no more decimals than help. */
 export function figure(value: number): string {
   return decimal(value, value >= 100 || Number.isInteger(value) ? 0 : 1);
