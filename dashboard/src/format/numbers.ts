@@ -22,7 +22,8 @@ export function decimal(value: number, decimals: number): string {
     format = new Intl.NumberFormat('en-GB', { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
     formats.set(decimals, format);
   }
-  return format.format(value).replaceAll(',', '\u202f').replace('-', '−');
+  // What rounds to zero has no sign.
+  return format.format(value).replace(/^-(?=[0.]+$)/, '').replaceAll(',', '\u202f').replace('-', '−');
 }
 
 // The decimals a number needs for four significant digits, at most three.

@@ -26,9 +26,11 @@ export function Head({ device }: { device: Device }) {
       <p class="seen">
         {facts.since === null ? words.neverSeen : (
           <>
-            {facts.connected ? words.connectedFor(span(now - facts.since, texts.value.words.span))
-              : words.awayFor(span(now - facts.since, texts.value.words.span))}
-            <span class="quiet"> ({words.since} <Moment at={facts.since} />)</span>
+            <span>
+              {facts.connected ? words.connectedFor(span(now - facts.since, texts.value.words.span))
+                : words.awayFor(span(now - facts.since, texts.value.words.span))}
+              <span class="quiet"> ({words.since} <Moment at={facts.since} />)</span>
+            </span>
             {facts.last_seen !== null && (
               <span class="last-seen">{words.lastSeen} <Age at={facts.last_seen} /></span>
             )}

@@ -26,10 +26,8 @@ export function LatestValues({ device }: { device: Device }) {
         {shown.map((name) => (
           <div key={name} class="tile">
             <dt title={name}>{name}</dt>
-            <dd>
-              <Value device={device} name={name} />
-              <Age at={device.readings.get(name)?.t ?? 0} />
-            </dd>
+            <dd class="came"><Age at={device.readings.get(name)?.t ?? 0} /></dd>
+            <dd class="is"><Value device={device} name={name} /></dd>
           </div>
         ))}
       </dl>

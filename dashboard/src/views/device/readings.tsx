@@ -48,8 +48,7 @@ export function Readings({ device, frame }: { device: Device; frame: Frame }) {
       <p id="chart-keys" class="unseen">{words.chart.keys}</p>
       {names.length === 0 && <p class="note">{words.noReadings}</p>}
       {names.length > 0 && found.length === 0 && <p class="note">{words.noneFound(search.value.trim())}</p>}
-      <div class="reading-grid">{numbers.map(card('number'))}</div>
-      <div class="reading-grid">{states.map(card('state'))}</div>
+      <div class="reading-grid">{numbers.map(card('number'))}{states.map(card('state'))}</div>
     </section>
   );
 }
