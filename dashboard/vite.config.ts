@@ -13,7 +13,7 @@ export default defineConfig({
     reportCompressedSize: false,
   },
   server: {
-    // The gateway answers pages of its own origin only.
-    proxy: { '/api': { target: gateway, ws: true, changeOrigin: true, headers: { origin: new URL(gateway).origin } } },
+    // Host and origin stay those of the page, as the gateway wants them.
+    proxy: { '/api': { target: gateway, ws: true } },
   },
 });

@@ -106,6 +106,7 @@ export interface Status {
 
 export type CommandState = 'queued' | 'delivered' | 'done' | 'failed' | 'expired' | 'rejected';
 
+/** A command's record; see docs/commands.md. */
 export interface Command {
   id: string;
   device: string;
@@ -114,8 +115,17 @@ export interface Command {
   state: CommandState;
   value?: unknown;
   error?: string | null;
+  /** When the state was entered. */
   time: number;
-  [other: string]: unknown;
+  accepted?: number;
+  expires?: number;
+  /** Seconds. */
+  ttl?: number;
+  redeliver?: boolean;
+  /** How often it was sent. */
+  sent?: number;
+  requester?: { via: string; name?: string | null; response?: string | null } | null;
+  history?: { state: CommandState; time: number; late?: boolean }[];
 }
 
 export type Level = 'error' | 'warn' | 'info' | 'debug' | 'trace';
