@@ -97,7 +97,7 @@ pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let gateway = Gateway::start(settings)?;
+        let gateway = Gateway::start(settings, logging)?;
         gateway.serve(signals, logging).await
     })
 }
@@ -105,6 +105,8 @@ pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
 /// Everything that runs, and what it takes to stop it.
 struct Gateway {
     settings: Settings,
+    /// The same for the dashboard.
+    in_force: watch::Sender<Arc<Settings>>,
     registry: RegistryWatch,
     tls: Option<TlsSlot>,
     listener: JoinHandle<Result<(), ListenError>>,
@@ -119,7 +121,7 @@ struct Gateway {
 
 impl Gateway {
     /// Within the runtime that it is to run on.
-    fn start(settings: Settings) -> Result<Self, AppError> {
+    fn start(settings: Settings, logging: &Logging) -> Result<Self, AppError> {
         let started = Instant::now();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
@@ -131,6 +133,7 @@ impl Gateway {
         let fleet = Arc::new(Fleet::new());
         let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
         let listening = Arc::new(AtomicBool::new(false));
+        let in_force = watch::Sender::new(Arc::new(settings.clone()));
 
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
@@ -153,6 +156,9 @@ impl Gateway {
                 wear: wear.clone(),
                 started,
                 listening: listening.clone(),
+                budget: budget.clone(),
+                log: logging.tail(),
+                settings: in_force.subscribe(),
                 allowed_hosts: own_names(),
             },
         )?;
@@ -204,6 +210,7 @@ impl Gateway {
         announce(&settings, device_address, dashboard.local_addr());
         Ok(Self {
             settings,
+            in_force,
             registry,
             tls,
             listener,
@@ -285,7 +292,8 @@ impl Gateway {
                 for key in &changes.after_restart {
                     tracing::warn!(key, "changed in the configuration; needs a restart");
                 }
-                self.settings.log = newer.log;
+                self.settings.take_over(&newer);
+                self.in_force.send_replace(Arc::new(self.settings.clone()));
                 tracing::info!(file = %file.display(), changed = changes.now.join(", "), "reloaded");
             }
             Err(faults) => {

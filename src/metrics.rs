@@ -61,6 +61,8 @@ pub struct Metrics {
     registry: Registry,
     /// Device connections that have said HELLO.
     pub devices_connected: Gauge,
+    /// Connections on the device listener, those before HELLO included.
+    pub device_connections: Gauge,
     /// READINGS messages, duplicates and rejected ones included.
     pub batches_received: Counter,
     /// Readings in accepted batches.
@@ -151,6 +153,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("tidegate"),
             devices_connected: Gauge::default(),
+            device_connections: Gauge::default(),
             batches_received: Counter::default(),
             readings_received: Counter::default(),
             readings_published: Counter::default(),
@@ -194,6 +197,7 @@ impl Metrics {
         let r = &mut self.registry;
         // The library adds `_total` to counters.
         r.register("devices_connected", "Devices connected", self.devices_connected.clone());
+        r.register("device_connections", "Open connections", self.device_connections.clone());
         r.register("batches_received", "READINGS messages received", self.batches_received.clone());
         r.register("readings_received", "Readings accepted", self.readings_received.clone());
         r.register(

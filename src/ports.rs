@@ -232,6 +232,18 @@ impl Budget {
         self.semaphore.add_permits(self.share(weight) as usize);
     }
 
+    /// How many bytes are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.total.saturating_sub(self.semaphore.available_permits())
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     fn share(&self, weight: usize) -> u32 {
         u32::try_from(weight.clamp(1, self.total)).unwrap_or(u32::MAX)
     }

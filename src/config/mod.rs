@@ -7,6 +7,7 @@
 mod assemble;
 mod check;
 pub mod fault;
+mod in_force;
 pub mod raw;
 pub mod registry;
 pub mod schema;
@@ -100,6 +101,12 @@ impl Settings {
             now: self.values.changed(&newer.values, Applies::Reload),
             after_restart: self.values.changed(&newer.values, Applies::Restart),
         }
+    }
+
+    /// Takes over what `newer` changes and what can change while running.
+    pub fn take_over(&mut self, newer: &Self) {
+        self.values.take_over(&newer.values);
+        self.log.level.clone_from(&newer.log.level);
     }
 
     /// The files whose contents the listeners take up while running: certificates, keys and the

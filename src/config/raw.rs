@@ -148,6 +148,16 @@ impl Values {
             .collect()
     }
 
+    /// Takes over the values of `newer` whose change takes effect on reload.
+    pub fn take_over(&mut self, newer: &Self) {
+        for key in KEYS.iter().filter(|key| key.applies == Applies::Reload) {
+            match newer.set.get(key.path) {
+                Some(value) => self.set.insert(key.path, value.clone()),
+                None => self.set.remove(key.path),
+            };
+        }
+    }
+
     fn table(&mut self, source: &Source<'_>, path: &str, table: &DeTable<'_>, faults: &mut Faults) {
         for (name, value) in table {
             let dot = if path.is_empty() { "" } else { "." };

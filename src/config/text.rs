@@ -1,5 +1,7 @@
 //! Rules for strings that have a form of their own.
 
+use std::borrow::Cow;
+
 use crate::config::schema::Rule;
 
 /// Most characters in `gateway.id`.
@@ -47,6 +49,27 @@ pub static LOG_LEVEL: Rule = Rule {
     check: log_level,
 };
 
+/// `text` with user names and passwords left out of every URL in it (RFC 3986 section 3.2.1: what
+/// stands between `//` and `@`).
+#[must_use]
+pub fn without_credentials(text: &str) -> Cow<'_, str> {
+    if !(text.contains("://") && text.contains('@')) {
+        return Cow::Borrowed(text);
+    }
+    let mut parts = text.split("://");
+    let mut safe = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        safe.push_str("://");
+        let ends =
+            |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '<' | '>');
+        let authority = part.get(..part.find(ends).unwrap_or(part.len())).unwrap_or_default();
+        // The last one: what a careless password holds of them belongs to it.
+        let from = authority.rfind('@').map_or(0, |at| at + 1);
+        safe.push_str(part.get(from..).unwrap_or_default());
+    }
+    Cow::Owned(safe)
+}
+
 /// Where a broker is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broker {
@@ -63,6 +86,10 @@ pub struct Broker {
 /// # Errors
 /// What is wrong with it.
 pub fn broker(url: &str) -> Result<Broker, String> {
+    if url.contains('@') {
+        // The text is not repeated: it may hold a password.
+        return Err("holds a user name; write mqtt.username and mqtt.password_file".into());
+    }
     let (tls, rest) = if let Some(rest) = url.strip_prefix("mqtts://") {
         (true, rest)
     } else if let Some(rest) = url.strip_prefix("mqtt://") {
@@ -71,10 +98,6 @@ pub fn broker(url: &str) -> Result<Broker, String> {
         return Err(format!("{url:?} does not begin with mqtt:// or mqtts://"));
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.contains('@') {
-        // The text is not repeated: it may hold a password.
-        return Err("holds a user name; write mqtt.username and mqtt.password_file".into());
-    }
     if rest.contains(['/', '?', '#']) {
         return Err(format!("{url:?} has something after the port"));
     }
@@ -211,7 +234,25 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_not_repeated() {
-        assert!(!broker("mqtt://u:secret@gw").unwrap_err().contains("secret"));
+        for url in
+            ["mqtt://u:secret@gw", "tcp://u:secret@gw", "mqtt://u:se/secret@gw", "u:secret@gw"]
+        {
+            assert!(!broker(url).unwrap_err().contains("secret"), "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_left_out_of_every_url_and_nothing_else_is() {
+        for (text, safe) in [
+            ("https://u:p@a.example:1/x?y", "https://a.example:1/x?y"),
+            ("to https://u@a and mqtt://u:p@b@c: no", "to https://a and mqtt://c: no"),
+            ("https://a.example/@x", "https://a.example/@x"),
+            ("joe@a.example", "joe@a.example"),
+            ("mqtt://gw:1", "mqtt://gw:1"),
+            ("\"http://u:p@[::1]:8\"", "\"http://[::1]:8\""),
+        ] {
+            assert_eq!(without_credentials(text), safe);
+        }
     }
 
     #[test]

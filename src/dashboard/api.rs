@@ -93,6 +93,11 @@ pub(super) async fn status(State(hub): State<Arc<Hub>>) -> Response<Body> {
     json(&hub.status())
 }
 
+/// The machine, the process, the limits and the configuration.
+pub(super) async fn gateway(State(hub): State<Arc<Hub>>) -> Response<Body> {
+    body("application/json", hub.gateway().into())
+}
+
 /// All devices, sent as they are rendered.
 pub(super) async fn devices(State(hub): State<Arc<Hub>>) -> Response<Body> {
     let list = DeviceList::new(hub.context(), &Filter::default());

@@ -75,6 +75,11 @@ impl Fleet {
         self.read().len()
     }
 
+    /// How many devices it holds at most.
+    pub(super) fn room(&self) -> usize {
+        self.limits.devices
+    }
+
     /// The slot of one device.
     pub(super) fn slot(&self, device: &str) -> Option<Arc<Slot>> {
         self.read().get(device).cloned()

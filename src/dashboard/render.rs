@@ -2,8 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use log::{Level, LevelFilter};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::log::LEVELS;
 use super::slot::{Latest, Slot, State};
 use crate::core::batch::Value;
 use crate::core::command;
@@ -14,17 +16,25 @@ use crate::ports::lock;
 const FILTER_MAX: usize = 64;
 
 /// What a viewer wants to see: `?device=` and `?name=`, each as often as wanted; none means all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// `?log=` says which entries of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filter {
     devices: Vec<DeviceId>,
     names: Vec<String>,
+    log: LevelFilter,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self { devices: Vec::new(), names: Vec::new(), log: LevelFilter::Info }
+    }
 }
 
 impl Filter {
     /// Reads the query's pairs; parameters it does not know are somebody else's.
     ///
     /// # Errors
-    /// For an impossible device id and for too many values; the text says which.
+    /// For an impossible device id or level and for too many values; the text says which.
     pub(super) fn new(query: Vec<(String, String)>) -> Result<Self, String> {
         let mut filter = Self::default();
         for (key, value) in query {
@@ -33,6 +43,7 @@ impl Filter {
                     .devices
                     .push(DeviceId::new(&value).map_err(|error| format!("device: {error}"))?),
                 "name" => filter.names.push(value),
+                "log" => filter.log = log_level(&value)?,
                 _ => {}
             }
         }
@@ -56,9 +67,28 @@ impl Filter {
         self.devices.is_empty() || self.devices.contains(device)
     }
 
+    /// Whether an entry of the log is wanted; `device` is whom it is about, if anyone.
+    pub(super) fn wants_log(&self, level: Level, device: Option<&str>) -> bool {
+        let wanted = |device: &str| self.devices.iter().any(|one| one.as_str() == device);
+        level <= self.log && (self.devices.is_empty() || device.is_some_and(wanted))
+    }
+
+    /// All there is, whoever may want it: what is rendered once for everybody.
+    pub(super) fn everything() -> Self {
+        // The entries of the level trace are too many for a feed.
+        Self { log: LevelFilter::Debug, ..Self::default() }
+    }
+
     fn wants_name(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
+}
+
+fn log_level(value: &str) -> Result<LevelFilter, String> {
+    let levels = LEVELS.iter().filter(|(_, level)| *level < LevelFilter::Trace);
+    let mut known = levels.chain([&("off", LevelFilter::Off)]);
+    let found = known.find(|(name, _)| *name == value).map(|(_, level)| *level);
+    found.ok_or_else(|| "log is one of off, error, warn, info, debug".into())
 }
 
 /// Appends one device as `/api/v1/devices` shows it.

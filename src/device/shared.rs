@@ -199,7 +199,10 @@ impl Shared {
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
         let origin = Origin::of(address);
         match lock(&self.connections).open(origin) {
-            Ok(()) => Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) }),
+            Ok(()) => {
+                self.context.metrics.device_connections.inc();
+                Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) })
+            }
             Err(TooMany::FromOrigin) => Err(Refusal::TooManyFromAddress),
             Err(TooMany::Total) => Err(Refusal::Full),
         }
@@ -247,6 +250,7 @@ impl Drop for Slot {
             Kind::Admitted(origin) => {
                 let mut connections = lock(&self.shared.connections);
                 connections.close(origin);
+                self.shared.context.metrics.device_connections.dec();
                 if connections.total() == 0 {
                     self.shared.emptied.notify_waiters();
                 }

@@ -22,6 +22,8 @@ mod forecast;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod gone;
 #[cfg(test)]
 mod harness;

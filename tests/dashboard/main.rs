@@ -6,6 +6,9 @@
 mod api;
 mod commands;
 mod feed;
+mod gateway;
+mod log;
+mod openapi;
 mod refusals;
 mod support;
 mod tls;
