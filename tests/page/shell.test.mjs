@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { assertAccessible } from './lib/accessible.mjs';
 import { withDemo } from './lib/suite.mjs';
 
 const stage = withDemo();
@@ -36,6 +37,24 @@ test('the keyboard reaches the content first, then the views and the language', 
   await page.keyboard.press('Shift+Tab');
   await page.keyboard.press('Enter');
   assert.equal(await page.evaluate(() => document.activeElement.tagName), 'MAIN');
+});
+
+test('the page speaks Korean where that is preferred, and remembers another choice', async () => {
+  const view = await stage.open('/', { locale: 'ko-KR' });
+  const { page } = view;
+  assert.equal(await page.evaluate(() => document.documentElement.lang), 'ko');
+  for (const [path, title] of [['#/', '장치'], ['#/gateway', '게이트웨이']]) {
+    await page.evaluate((hash) => { location.hash = hash; }, path);
+    await page.getByRole('heading', { level: 2, name: title }).waitFor();
+    await assertAccessible(view);
+  }
+  await page.setViewportSize({ width: 360, height: 740 });
+  assert.ok(!await view.overflows(), 'the page scrolls sideways');
+  await page.getByRole('combobox', { name: '언어' }).selectOption('en');
+  await page.getByRole('heading', { level: 2, name: 'Gateway' }).waitFor();
+  await page.reload();
+  await page.getByRole('heading', { level: 2, name: 'Gateway' }).waitFor();
+  assert.equal(await page.evaluate(() => document.documentElement.lang), 'en');
 });
 
 test('a gateway that dies is noticed, said, and found again', async () => {

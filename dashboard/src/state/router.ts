@@ -6,20 +6,10 @@ export type Route = { view: 'overview' } | { view: 'device'; id: string } | { vi
 
 const hash = signal(location.hash);
 
-// How far down each view was, for who comes back to it.
-const depths = new Map<string, number>();
-let followed = false;
-history.scrollRestoration = 'manual';
-addEventListener('click', ({ target }) => {
-  followed = target instanceof Element && target.closest('a[href^="#/"]') !== null;
-}, { capture: true });
 addEventListener('hashchange', () => {
-  const depth = followed ? 0 : depths.get(location.hash) ?? 0;
-  followed = false;
-  depths.set(hash.peek(), scrollY);
   hash.value = location.hash;
-  // The view is drawn by then.
-  requestAnimationFrame(() => scrollTo(0, depth));
+  // Another view begins at its top. The overview goes back to where it was by itself.
+  if (route.peek().view !== 'overview') requestAnimationFrame(() => scrollTo(0, 0));
 });
 
 export const route = computed<Route>(() => {

@@ -18,7 +18,7 @@ export function LogLine({ line }: { line: Line }) {
         {line.message}
         {Object.entries(line.fields).map(([key, value]) => (
           <span key={key} class="field">
-            {' '}<span class="key">{key}=</span>
+            {' '}{key}=
             {key === 'device' && typeof value === 'string'
               ? <a href={href({ view: 'device', id: value })}>{value}</a>
               : said(value)}

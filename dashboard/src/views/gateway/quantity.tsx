@@ -18,7 +18,7 @@ export function Quantity({ name, note, share, warn = false, children }: Props) {
     <div class={warn ? 'quantity warn' : 'quantity'}>
       <dt>{name}</dt>
       <dd>{children}</dd>
-      {share !== undefined && <dd class="bar"><Meter label={name} share={share} warn={warn} /></dd>}
+      {share !== undefined && <dd class="filled"><Meter label={name} share={share} warn={warn} /></dd>}
       {note && <dd class="note">{note}</dd>}
     </div>
   );

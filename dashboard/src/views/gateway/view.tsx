@@ -25,7 +25,7 @@ export function GatewayView() {
       {about === 'absent' && <p class="none">{words.absent}</p>}
       {about !== null && about !== 'absent' && (
         <>
-          <dl class="facts">
+          <dl class="about">
             <Fact name={words.version}>tidegate {about.version}</Fact>
             <Fact name={words.started}>
               <time dateTime={new Date(about.started * 1000).toISOString()} title={utc(about.started)}>
@@ -41,10 +41,14 @@ export function GatewayView() {
             </Fact>
           </dl>
           <div class="panels">
-            <Machine machine={about.machine} />
-            <Process process={about.process} />
-            <Limits limits={about.limits} />
-            <Push targets={status.value?.push ?? []} />
+            <div class="column">
+              <Machine machine={about.machine} />
+              <Process process={about.process} />
+            </div>
+            <div class="column">
+              <Limits limits={about.limits} />
+              <Push targets={status.value?.push ?? []} />
+            </div>
           </div>
         </>
       )}
