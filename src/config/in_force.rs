@@ -6,7 +6,7 @@ use serde_json::{Map, Value as Json};
 
 use super::Settings;
 use super::raw::{Value, Values};
-use super::schema::{KEYS, Kind, Otherwise};
+use super::schema::{KEYS, Key, Kind, Otherwise, REPEATED};
 use super::text::without_credentials;
 use super::units::{format_size, format_time};
 
@@ -18,30 +18,53 @@ impl Settings {
     #[must_use]
     pub fn in_force(&self) -> Map<String, Json> {
         let mut root = Map::new();
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| table_of(key.path).is_none()) {
             let value = match key.path {
                 // Found out at the start where the file does not say.
                 "gateway.id" => Some(self.gateway.id.as_str().into()),
                 "gateway.data_dir" => Some(shown(&self.gateway.data_dir)),
-                path => self.values.get(path).map(|value| match (key.default, value) {
-                    // Spelt as the documentation does: "60s", not "1m".
-                    (Otherwise::Toml(default), value @ (Value::Size(_) | Value::Time(_)))
-                        if Values::default().get(path).as_ref() == Some(&value) =>
-                    {
-                        default.trim_matches('"').into()
-                    }
-                    (_, value) => self.spelt(&key.kind, value),
-                }),
+                path => self.value(key, path),
             };
             if let Some(value) = value {
                 insert(&mut root, key.path, value);
             }
         }
+        for table in REPEATED.iter().map(|repeated| repeated.path) {
+            let tables = (0..self.values.count(table)).map(|index| self.repeated(table, index));
+            let tables: Vec<_> = tables.collect();
+            if !tables.is_empty() {
+                insert(&mut root, table, tables.into());
+            }
+        }
         root
+    }
+
+    fn repeated(&self, table: &str, index: usize) -> Json {
+        let mut members = Map::new();
+        for key in KEYS.iter().filter(|key| table_of(key.path) == Some(table)) {
+            let name = key.path.get(table.len() + 1..).unwrap_or_default();
+            if let Some(value) = self.value(key, &format!("{table}[{index}].{name}")) {
+                members.insert(name.to_owned(), value);
+            }
+        }
+        Json::Object(members)
+    }
+
+    fn value(&self, key: &Key, path: &str) -> Option<Json> {
+        self.values.get(path).map(|value| match (key.default, value) {
+            // Spelt as the documentation does: "60s", not "1m".
+            (Otherwise::Toml(default), value @ (Value::Size(_) | Value::Time(_)))
+                if Values::default().get(path).as_ref() == Some(&value) =>
+            {
+                default.trim_matches('"').into()
+            }
+            (_, value) => self.spelt(&key.kind, value),
+        })
     }
 
     fn spelt(&self, kind: &Kind, value: Value) -> Json {
         match value {
+            Value::Flag(on) => on.into(),
             Value::Integer(n) => n.into(),
             Value::Number(n) => n.into(),
             Value::Size(n) => format_size(n).into(),
@@ -61,6 +84,12 @@ impl Settings {
 
 fn shown(path: &Path) -> Json {
     path.display().to_string().into()
+}
+
+/// The repeated table that a key stands in.
+fn table_of(path: &str) -> Option<&'static str> {
+    let table = path.split_once('.')?.0;
+    REPEATED.iter().map(|repeated| repeated.path).find(|repeated| *repeated == table)
 }
 
 fn insert(table: &mut Map<String, Json>, path: &str, value: Json) {
@@ -87,7 +116,7 @@ mod tests {
     #[test]
     fn every_key_with_a_default_is_there_as_the_documentation_spells_it() {
         let shown = Json::Object(settings("").in_force());
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| table_of(key.path).is_none()) {
             let value = shown.pointer(&format!("/{}", key.path.replace('.', "/")));
             match (key.default, &key.kind) {
                 (Otherwise::Toml(text), kind) if !matches!(kind, Kind::Path) => {
@@ -105,6 +134,21 @@ mod tests {
         }
         assert_eq!(shown["gateway"]["id"], "host-1");
         assert_eq!(shown["devices"]["registry"], "/etc/t/devices.toml");
+    }
+
+    #[test]
+    fn every_table_of_a_repeated_one_is_there_with_its_defaults_and_no_secret() {
+        let shown = Json::Object(
+            settings(
+                "[[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
+                 [[push]]\nname = \"two\"\nurl = \"http://h:1/w\"\ntoken_file = \"t\"\n",
+            )
+            .in_force(),
+        );
+        assert_eq!(shown["push"][0]["url"], "http://127.0.0.1:8428/write");
+        assert_eq!(shown["push"][0]["max_buffer"], "8MiB");
+        assert_eq!(shown["push"][1]["name"], "two");
+        assert_eq!(shown["push"][1]["token_file"], "/etc/t/t");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use crate::config::schema::Rule;
+use crate::core::policy::Pattern;
 
 /// Most characters in `gateway.id`.
 pub const GATEWAY_ID_MAX: usize = 64;
@@ -41,6 +42,30 @@ pub static BROKER_URL: Rule = Rule {
 /// `devices.allowed_origins`.
 pub static ORIGIN: Rule =
     Rule { allowed: "https://HOST[:PORT] or http://HOST[:PORT], without a path", check: origin };
+
+/// `push.name`: a label of metrics.
+pub static PUSH_NAME: Rule = Rule {
+    allowed: "1 to 64 characters without control characters",
+    check: |text| plain(text, 64),
+};
+
+/// `push.url`.
+pub static PUSH_URL: Rule = Rule {
+    allowed: "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, with ?QUERY where the store wants one",
+    check: |text| super::url::write_url(text).map(drop),
+};
+
+/// `push.measurement`.
+pub static MEASUREMENT: Rule = Rule {
+    allowed: "1 to 64 characters, letters, digits and _ - . : /, a letter first",
+    check: measurement,
+};
+
+/// `push.devices` and `push.readings`.
+pub static PATTERN: Rule = Rule {
+    allowed: "names, with * for any run of characters and ? for one",
+    check: |text| text.parse::<Pattern>().map(drop).map_err(|error| error.to_string()),
+};
 
 /// `log.level`.
 pub static LOG_LEVEL: Rule = Rule {
@@ -101,6 +126,13 @@ pub fn broker(url: &str) -> Result<Broker, String> {
     if rest.contains(['/', '?', '#']) {
         return Err(format!("{url:?} has something after the port"));
     }
+    let (host, port) = host_and_port(url, rest)?;
+    let port = port.unwrap_or(if tls { 8883 } else { 1883 });
+    Ok(Broker { host, port, tls })
+}
+
+/// Reads `HOST[:PORT]`, which `url` holds; the host comes without brackets.
+pub(super) fn host_and_port(url: &str, rest: &str) -> Result<(String, Option<u16>), String> {
     let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or(format!("{url:?} lacks a ]"))?;
         if host.parse::<std::net::Ipv6Addr>().is_err() {
@@ -111,21 +143,31 @@ pub fn broker(url: &str) -> Result<Broker, String> {
         rest.split_at(rest.find(':').unwrap_or(rest.len()))
     };
     let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|p| *p != 0).ok_or(format!("no port {port:?}"))?,
-        None if port.is_empty() => {
-            if tls {
-                8883
-            } else {
-                1883
-            }
+        Some(port) => {
+            Some(port.parse().ok().filter(|p| *p != 0).ok_or(format!("no port {port:?}"))?)
         }
+        None if port.is_empty() => None,
         None => return Err(format!("{url:?} has something between ] and the port")),
     };
     let host_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
     if host.is_empty() || host.len() > 253 || !host.chars().all(host_character) {
         return Err(format!("{host:?} is not a host name"));
     }
-    Ok(Broker { host: host.to_owned(), port, tls })
+    Ok((host.to_owned(), port))
+}
+
+fn measurement(text: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+    if text.chars().count() > 64 {
+        return Err(format!("has {} characters", text.chars().count()));
+    }
+    if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return Err(format!("{text:?} does not begin with a letter"));
+    }
+    match text.chars().find(|c| !fits(*c)) {
+        Some(c) => Err(format!("{text:?} holds {c:?}")),
+        None => Ok(()),
+    }
 }
 
 fn plain(text: &str, max: usize) -> Result<(), String> {

@@ -17,10 +17,12 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Context;
 use super::gateway::View;
+use super::history::Tending;
 use super::log;
+use super::rates::{self, Rates};
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{self, Commands, Devices, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Commands, Counts, Devices, Push, Spool, Status, StatusMessage, Uplink};
 use crate::core::batch::LossReason;
 use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
@@ -46,6 +48,7 @@ pub(super) struct Hub {
     viewers: AtomicUsize,
     arrival: Notify,
     flow: Mutex<Flow>,
+    rates: Mutex<Rates>,
     view: View,
     ticks: watch::Sender<Arc<Tick>>,
 }
@@ -106,6 +109,7 @@ impl Hub {
             viewers: AtomicUsize::new(0),
             arrival: Notify::new(),
             flow: Mutex::default(),
+            rates: Mutex::default(),
             view: View::default(),
             ticks: watch::Sender::new(Arc::default()),
         })
@@ -133,7 +137,10 @@ impl Hub {
             uplink: Uplink::new(context.health.uplink()),
             spool,
             devices: self.devices(),
+            rates: lock(&self.rates).mean(),
+            counts: Counts::new(&context.metrics),
             commands: Commands::new(context.health.ledger()),
+            push: context.health.pushes().iter().map(|push| Push::new(push)).collect(),
         }
     }
 
@@ -223,15 +230,25 @@ impl Hub {
         });
     }
 
-    /// Watches what comes in, how the spool fills and what is written to disk; for ever.
+    /// Watches what comes in and goes out, how the spool fills, what is written to disk and what the
+    /// history takes; for ever.
     pub(super) async fn watch_flow(&self) {
         let mut interval = tokio::time::interval(FLOW_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tending = Tending::default();
         loop {
             let now = interval.tick().await;
             let time = now.into_std().saturating_duration_since(self.context.started);
-            lock(&self.flow).sample(self.sample(time.as_secs_f64()));
+            let sample = self.sample(time.as_secs_f64());
+            lock(&self.rates).sample(rates::Sample {
+                time: sample.time,
+                readings_in: sample.readings_in,
+                readings_out: self.context.metrics.readings_published.get(),
+            });
+            lock(&self.flow).sample(sample);
             self.view.sample();
+            let unix = self.context.clock.unix();
+            tending.tend(&self.context.fleet, time.as_secs_f64(), unix);
             self.context.wear.watch();
         }
     }

@@ -2,15 +2,18 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use compact_str::CompactString;
 use log::{Level, LevelFilter};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::log::LEVELS;
+use super::refusals::Refusal;
 use super::slot::{Latest, Slot, State};
+use super::traffic::Traffic;
 use crate::core::batch::Value;
 use crate::core::command;
 use crate::core::ids::DeviceId;
-use crate::ports::lock;
+use crate::ports::{RefusedKind, lock};
 
 /// Most values of one query parameter.
 const FILTER_MAX: usize = 64;
@@ -97,6 +100,13 @@ pub(super) fn device(slot: &Slot, filter: &Filter, out: &mut Vec<u8>) {
     append(out, &Device { slot, state: &state, filter });
 }
 
+/// Appends one device as `/api/v1/devices/{device}` shows it: with its connection and what was
+/// refused.
+pub(super) fn device_in_full(slot: &Slot, out: &mut Vec<u8>) {
+    let state = lock(&slot.state);
+    append(out, &InFull(Device { slot, state: &state, filter: &Filter::default() }));
+}
+
 /// The feed's messages for what changed in `slot` after the tick `since`.
 pub(super) fn changes(slot: &Slot, since: u64, filter: &Filter) -> impl Iterator<Item = String> {
     let state = lock(&slot.state);
@@ -144,8 +154,65 @@ struct Device<'a> {
 impl Serialize for Device<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        facts(&mut map, self.slot, self.state)?;
-        map.serialize_entry("readings", &Readings { state: self.state, filter: self.filter })?;
+        self.members(&mut map)?;
+        map.end()
+    }
+}
+
+impl Device<'_> {
+    fn members<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        facts(map, self.slot, self.state)?;
+        map.serialize_entry("readings", &Readings { state: self.state, filter: self.filter })
+    }
+}
+
+struct InFull<'a>(Device<'a>);
+
+impl Serialize for InFull<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.0.members(&mut map)?;
+        let State { traffic, refusals, .. } = self.0.state;
+        map.serialize_entry("connection", &Connection(traffic))?;
+        let refusals: Vec<_> = refusals.newest_first().into_iter().map(Refused).collect();
+        map.serialize_entry("refusals", &refusals)?;
+        map.end()
+    }
+}
+
+struct Connection<'a>(&'a Traffic);
+
+impl Serialize for Connection<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let traffic = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("epoch", &traffic.epoch)?;
+        map.serialize_entry("seq", &traffic.seq)?;
+        map.serialize_entry("batches", &traffic.batches)?;
+        map.serialize_entry("readings", &traffic.readings)?;
+        map.serialize_entry("gaps", &traffic.gaps)?;
+        map.serialize_entry("duplicates", &traffic.duplicates)?;
+        map.serialize_entry("rejected", &traffic.rejected)?;
+        map.serialize_entry("round_trip_s", &traffic.round_trip())?;
+        map.end()
+    }
+}
+
+struct Refused<'a>(&'a Refusal);
+
+impl Serialize for Refused<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Refusal { time, kind, code, reason, count } = self.0;
+        let kind = match kind {
+            RefusedKind::Batch => "batch",
+            RefusedKind::Connection => "connection",
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("time", time)?;
+        map.serialize_entry("kind", kind)?;
+        map.serialize_entry("code", code)?;
+        map.serialize_entry("reason", reason)?;
+        map.serialize_entry("count", count)?;
         map.end()
     }
 }
@@ -153,15 +220,25 @@ impl Serialize for Device<'_> {
 fn facts<M: SerializeMap>(map: &mut M, slot: &Slot, state: &State) -> Result<(), M::Error> {
     map.serialize_entry("id", slot.id.as_str())?;
     map.serialize_entry("connected", &state.connected)?;
-    map.serialize_entry("since", &state.since)?;
+    map.serialize_entry("since", &state.since())?;
     map.serialize_entry("last_seen", &slot.last_seen())?;
     map.serialize_entry("model", &state.model)?;
     map.serialize_entry("firmware", &state.firmware)?;
     map.serialize_entry("address", &state.address)?;
+    map.serialize_entry("commands", &Commands(&state.commands))?;
+    map.serialize_entry("interval_s", &state.traffic.interval())?;
     if state.incomplete {
         map.serialize_entry("incomplete", &true)?;
     }
     Ok(())
+}
+
+struct Commands<'a>(&'a [CompactString]);
+
+impl Serialize for Commands<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(CompactString::as_str))
+    }
 }
 
 struct Readings<'a> {
@@ -257,6 +334,7 @@ impl Serialize for ReadingsChange<'_> {
         map.serialize_entry("type", "readings")?;
         map.serialize_entry("device", self.slot.id.as_str())?;
         map.serialize_entry("last_seen", &self.slot.last_seen())?;
+        map.serialize_entry("interval_s", &self.state.traffic.interval())?;
         map.serialize_entry("readings", &Records(self))?;
         map.end()
     }

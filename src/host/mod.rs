@@ -1,7 +1,9 @@
 //! What the operating system provides: clock, log, service manager, signals, certificates,
 //! sensors, and what the disk has to take.
 
+pub mod authority;
 pub mod clock;
+pub mod connect;
 mod entry;
 mod journal;
 pub mod logging;

@@ -18,6 +18,8 @@ mod drain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod facts;
+#[cfg(test)]
 mod forecast;
 #[cfg(test)]
 mod full_disk;
@@ -28,11 +30,15 @@ mod gone;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod power;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod push;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

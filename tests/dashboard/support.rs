@@ -74,7 +74,7 @@ impl Gateway {
             since: 1_763_800_000.5,
             model: Some("K\"1".into()),
             firmware: None,
-            commands: vec![],
+            commands: vec!["set".into(), "identify".into()],
             address: "10.0.0.7:4711".into(),
         };
         self.fleet.device_up(&id(device), &facts);
@@ -254,8 +254,22 @@ pub(crate) fn apply(picture: &mut Json, message: &Json) {
             }
         }
         "device" => {
+            if message["forgotten"] == true {
+                picture.as_object_mut().unwrap().remove(message["device"].as_str().unwrap());
+                return;
+            }
             let device = &mut picture[message["device"].as_str().unwrap()];
-            for key in ["id", "connected", "since", "last_seen", "model", "firmware", "address"] {
+            for key in [
+                "id",
+                "connected",
+                "since",
+                "last_seen",
+                "model",
+                "firmware",
+                "address",
+                "commands",
+                "interval_s",
+            ] {
                 device[key] = message[key].clone();
             }
             if device["readings"].is_null() {
@@ -265,6 +279,7 @@ pub(crate) fn apply(picture: &mut Json, message: &Json) {
         "readings" => {
             let device = &mut picture[message["device"].as_str().unwrap()];
             device["last_seen"] = message["last_seen"].clone();
+            device["interval_s"] = message["interval_s"].clone();
             for record in message["readings"].as_array().unwrap() {
                 let mut kept = record.clone();
                 let name = kept.as_object_mut().unwrap().remove("n").unwrap();

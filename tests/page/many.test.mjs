@@ -8,15 +8,14 @@ import { withDemo } from './lib/suite.mjs';
 
 const MANY = 2000;
 const stage = withDemo(() => Rig.start({
-  devices: MANY, rate: 0.5, settings: '[devices.rate]\nbatches_per_second = 1000.0\n',
+  devices: MANY, rate: 0.5,
 }));
 
 test('two thousand devices: few of them are in the document, and the page goes on answering', async (t) => {
   const view = await stage.open();
   const { page } = view;
-  await view.until((many) => fetch('/api/v1/status')
-    .then((answer) => answer.json()).then(({ devices }) => devices.connected >= many), MANY);
-  await page.getByText(/of 2\s000 known/).waitFor();
+  await view.status(({ devices }) => devices.connected >= MANY);
+  await view.reads(page.getByRole('region', { name: 'State of the gateway' }), /of 2 000 known/);
   const nodes = () => page.evaluate(() => document.querySelectorAll('*').length);
   assert.ok(await nodes() < 4000, `${await nodes()} elements`);
 

@@ -38,10 +38,7 @@ test('an outage is said at once, then how the buffer fills and drains, until all
   const batches = async () => (await view.api('/status')).spool.batches;
   const first = await batches();
   await view.reads(strip, /full in|age limit in/);
-  await view.until(async (was) => {
-    const { spool } = await (await fetch('/api/v1/status')).json();
-    return spool.batches > was + 200;
-  }, first);
+  await view.status(({ spool }) => spool.batches > first + 300);
   await assertAccessible(view);
   await view.page.getByRole('link', { name: 'Gateway' }).click();
   await view.page.getByText(/^The broker has been away for /).waitFor();

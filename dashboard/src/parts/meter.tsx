@@ -24,7 +24,7 @@ export function Meter({ label, share, text, warn = false }: Props) {
       aria-valuenow={percent}
       aria-valuetext={text ?? `${percent} %`}
     >
-      <span style={{ width: `${percent}%` }} />
+      {share > 0 && <span style={{ width: `${percent}%` }} />}
     </div>
   );
 }

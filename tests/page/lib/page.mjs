@@ -85,7 +85,7 @@ export class View {
     return this.until((wanted) => document.querySelector('[data-link]')?.dataset.link === wanted, state);
   }
 
-  /** Waits until `probe`, run in the page, is true. */
+  /** Waits until `probe`, run in the page, is true. It must not be asynchronous. */
   until(probe, argument) {
     return this.page.waitForFunction(probe, argument, { timeout: DEADLINE, polling: 50 });
   }
@@ -98,6 +98,17 @@ export class View {
       if (pattern.test(plain(text))) return plain(text);
       assert.ok(Date.now() < deadline, `${JSON.stringify(text)} never fits ${pattern}`);
       await this.page.waitForTimeout(50);
+    }
+  }
+
+  /** Waits until the gateway's status fits. */
+  async status(fits) {
+    const deadline = Date.now() + DEADLINE;
+    for (;;) {
+      const status = await this.api('/status');
+      if (fits(status)) return status;
+      assert.ok(Date.now() < deadline, `the status never fits ${fits}: ${JSON.stringify(status)}`);
+      await this.page.waitForTimeout(100);
     }
   }
 

@@ -119,7 +119,11 @@ level = "info"
 ${settings}`);
     await rig.startBroker();
     await rig.startGateway();
-    if (devices > 0) rig.simulate('--devices', String(devices), '--rate', String(rate), '--batch', String(batch));
+    if (devices > 0) {
+      // One address may have 1024 connections.
+      const sources = String(Math.ceil(devices / 1000));
+      rig.simulate('--devices', String(devices), '--rate', String(rate), '--batch', String(batch), '--sources', sources);
+    }
     return rig;
   }
 

@@ -12,14 +12,14 @@ export function Configuration({ file, tables: settings }: { file: string; tables
       <p class="note">{words.configurationNote} <span class="path">{file}</span></p>
       <div class="tables">
         {tables(settings).map(({ path, entries }) => (
-          <section key={path} aria-label={path}>
+          <div key={path} class="table">
             <h4>[{path}]</h4>
             <dl>
               {entries.map(({ key, value }) => (
                 <div key={key}><dt>{key}</dt>{' '}<dd><span class="equals">= </span>{value}</dd></div>
               ))}
             </dl>
-          </section>
+          </div>
         ))}
       </div>
     </section>
