@@ -35,7 +35,6 @@ try {
   mkdirSync(FOLDER, { recursive: true });
   for (const { name, path, ...options } of PICTURES) {
     const view = await View.open(browser, demo, path, options);
-    await view.page.waitForLoadState('networkidle').catch(() => {});
     // Rates and lines are there after some seconds.
     await view.page.waitForTimeout(6000);
     const file = `${FOLDER}${name}.png`;
