@@ -2,8 +2,8 @@
 //!
 //! Order matters at both ends. At the start, everything that can fail fails before the service is
 //! reported ready: the spool is opened, the addresses are bound. At the end, devices are sent away
-//! first, then the engine settles what it has, then the spool and the uplink close, and the
-//! dashboard goes last, so that it can show all of it.
+//! first, then the engine settles what it has, then the spool and the uplink close, then the history is
+//! saved, and the dashboard goes last, so that it can show all of it.
 
 use std::fmt::Display;
 use std::io;
@@ -19,9 +19,11 @@ use tokio::task::{JoinError, JoinHandle};
 use crate::config::fault::Faults;
 use crate::config::registry::Registry;
 use crate::config::watch::{FileWatch, RegistryWatch};
-use crate::config::{Auth, Drain, Settings, Surroundings};
+use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
-use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
+use crate::core::discovery::{Payload, Place};
+use crate::core::ids::DeviceId;
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
@@ -32,7 +34,8 @@ use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
 use crate::ledger::{self, LedgerError};
 use crate::metrics::Metrics;
-use crate::ports::{Budget, Clock, CommandAccess, Health};
+use crate::ports::{Budget, Clock, CommandAccess, Feed, Feeds, Health};
+use crate::push::{self, PushError, PushHandle};
 use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
 
@@ -46,6 +49,10 @@ const PATIENCE: f64 = 2.0;
 const READ_AHEAD: usize = 1 << 20;
 /// Devices that are away whose sequence numbers are remembered.
 const IDLE_RUNS: usize = 100_000;
+/// How long pushes get to send what waits, as far as the grace time goes.
+const LAST_PUSHES: Duration = Duration::from_secs(1);
+/// How long the last part of the history gets to be saved.
+const LAST_HISTORY: Duration = Duration::from_secs(1);
 /// How long the dashboard gets to finish its answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -81,6 +88,9 @@ pub enum AppError {
     /// The dashboard cannot be served.
     #[error(transparent)]
     Dashboard(#[from] DashboardError),
+    /// Readings cannot be pushed.
+    #[error(transparent)]
+    Push(#[from] PushError),
     /// The system refuses something basic.
     #[error("the system refuses: {0}")]
     System(#[from] io::Error),
@@ -97,7 +107,7 @@ pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let gateway = Gateway::start(settings)?;
+        let gateway = Gateway::start(settings, logging)?;
         gateway.serve(signals, logging).await
     })
 }
@@ -105,6 +115,8 @@ pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
 /// Everything that runs, and what it takes to stop it.
 struct Gateway {
     settings: Settings,
+    /// The same for the dashboard.
+    in_force: watch::Sender<Arc<Settings>>,
     registry: RegistryWatch,
     tls: Option<TlsSlot>,
     listener: JoinHandle<Result<(), ListenError>>,
@@ -113,28 +125,50 @@ struct Gateway {
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
     dashboard: DashboardHandle,
+    pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
     wear: Arc<Wear>,
+    history: Option<HistoryKeeper>,
+}
+
+/// What nearly everything is given a share of.
+struct Base {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    fleet: Arc<Fleet>,
+    budget: Arc<Budget>,
+    wear: Arc<Wear>,
+}
+
+impl Base {
+    fn new(settings: &Settings) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Self {
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::new(Health::default()),
+            fleet: Arc::new(Fleet::new().with_history(settings.history.max_memory)),
+            budget: Arc::new(Budget::new(settings.devices.max_unsettled)),
+            wear: Arc::new(Wear::new(clock.clone())),
+            clock,
+        }
+    }
 }
 
 impl Gateway {
     /// Within the runtime that it is to run on.
-    fn start(settings: Settings) -> Result<Self, AppError> {
+    fn start(settings: Settings, logging: &Logging) -> Result<Self, AppError> {
         let started = Instant::now();
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let wear = Arc::new(Wear::new(clock.clone()));
-        let metrics = Arc::new(Metrics::new());
-        let health = Arc::new(Health::default());
-        let fleet = Arc::new(Fleet::new());
-        let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
+        let base = Base::new(&settings);
         let listening = Arc::new(AtomicBool::new(false));
+        let in_force = watch::Sender::new(Arc::new(settings.clone()));
 
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
-        let publisher = uplink(&settings, &health, &metrics, &clock)?;
+        let publisher = uplink(&settings, &base)?;
         let listener = Listener::bind(&settings.devices)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
@@ -145,21 +179,28 @@ impl Gateway {
             dashboard::Context {
                 gateway: settings.gateway.id.clone(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                fleet: fleet.clone(),
-                health: health.clone(),
-                metrics: metrics.clone(),
+                fleet: base.fleet.clone(),
+                health: base.health.clone(),
+                metrics: base.metrics.clone(),
                 commands: commands.clone(),
-                clock: clock.clone(),
-                wear: wear.clone(),
+                clock: base.clock.clone(),
+                wear: base.wear.clone(),
                 started,
                 listening: listening.clone(),
+                budget: base.budget.clone(),
+                log: logging.tail(),
+                settings: in_force.subscribe(),
                 allowed_hosts: own_names(),
             },
         )?;
-        let spool = open_spool(&settings, &health, &clock)?;
-        let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
+        let spool = open_spool(&settings, &base)?;
+        let pushes = pushes(&settings, &base)?;
+        let feed = feed(&base.fleet, pushes.as_ref());
+        let ledger =
+            ledger::open(&settings.gateway.data_dir, base.health.clone(), base.clock.clone())?;
         // The spool holds the folder's lock from here on.
-        wear.keep_in(&settings.gateway.data_dir);
+        base.wear.keep_in(&settings.gateway.data_dir);
+        let history = history(&settings, &base, devices.clone());
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -173,37 +214,41 @@ impl Gateway {
                 requests,
                 permits: permits(&settings, devices.clone()),
                 book: commands.book,
-                metrics: metrics.clone(),
+                metrics: base.metrics.clone(),
                 seed: rand::random(),
             },
             inbox,
             Shared {
-                clock: clock.clone(),
-                budget: budget.clone(),
-                feed: fleet.clone(),
-                metrics: metrics.clone(),
-                health,
+                clock: base.clock.clone(),
+                budget: base.budget.clone(),
+                feed: feed.clone(),
+                metrics: base.metrics.clone(),
+                health: base.health.clone(),
                 pulse: pulse.clone(),
             },
-        );
+        )
+        .announcing(homeassistant(&settings, devices.clone()));
         let grace = settings.gateway.grace;
         let (stop_engine, stop) = oneshot::channel::<()>();
         let engine = tokio::spawn(engine.run(told(stop), grace.mul_f64(1.0 - GOODBYE)));
         let context = device::Context {
             gateway: settings.gateway.id.clone(),
             events,
-            budget,
-            registry: devices,
-            feed: fleet,
-            metrics,
-            clock,
+            budget: base.budget,
+            registry: devices.clone(),
+            feed,
+            metrics: base.metrics,
+            clock: base.clock,
         };
+        // Ends with the runtime.
+        tokio::spawn(show_registered(settings.devices.auth, base.fleet, devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
         announce(&settings, device_address, dashboard.local_addr());
         Ok(Self {
             settings,
+            in_force,
             registry,
             tls,
             listener,
@@ -212,8 +257,10 @@ impl Gateway {
             engine,
             pulse,
             dashboard,
+            pushes,
             listening,
-            wear,
+            wear: base.wear,
+            history,
         })
     }
 
@@ -253,6 +300,7 @@ impl Gateway {
 
     async fn stop(self) -> Result<(), AppError> {
         tracing::info!("stopping");
+        let deadline = Instant::now() + self.settings.gateway.grace;
         notify::stopping("settling what the devices have sent");
         self.listening.store(false, std::sync::atomic::Ordering::Release);
         drop(self.stop_listener);
@@ -260,7 +308,14 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        if let Some(history) = self.history {
+            history.stop(LAST_HISTORY).await;
+        }
         self.wear.save();
+        if let Some(pushes) = self.pushes {
+            let left = deadline.saturating_duration_since(Instant::now());
+            pushes.stop(left.min(LAST_PUSHES)).await;
+        }
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
         match engine? {
@@ -285,7 +340,8 @@ impl Gateway {
                 for key in &changes.after_restart {
                     tracing::warn!(key, "changed in the configuration; needs a restart");
                 }
-                self.settings.log = newer.log;
+                self.settings.take_over(&newer);
+                self.in_force.send_replace(Arc::new(self.settings.clone()));
                 tracing::info!(file = %file.display(), changed = changes.now.join(", "), "reloaded");
             }
             Err(faults) => {
@@ -297,6 +353,9 @@ impl Gateway {
         }
         self.registry.reload().await;
         self.reload_certificates();
+        if let Some(pushes) = &self.pushes {
+            pushes.reload();
+        }
         notify::ready("listening");
     }
 
@@ -310,27 +369,56 @@ impl Gateway {
     }
 }
 
-fn open_spool(
-    settings: &Settings,
-    health: &Arc<Health>,
-    clock: &Arc<dyn Clock>,
-) -> Result<SledSpool, AppError> {
+fn open_spool(settings: &Settings, base: &Base) -> Result<SledSpool, AppError> {
     notify::status("opening the spool");
     let path = &settings.gateway.data_dir;
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
-    Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+    Ok(spool::open(path, &settings.spool, base.health.clone(), base.clock.clone())?)
 }
 
-fn uplink(
+/// What saves the history, unless it is to be kept in memory only.
+fn history(
     settings: &Settings,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-) -> Result<MqttPublisher, UplinkError> {
+    base: &Base,
+    registry: watch::Receiver<Arc<Registry>>,
+) -> Option<HistoryKeeper> {
+    if !settings.history.on_disk || settings.history.max_memory == 0 {
+        return None;
+    }
+    let (data_dir, every) = (&settings.gateway.data_dir, settings.history.save_every);
+    let auth = settings.devices.auth;
+    let wanted = move |device: &DeviceId| {
+        let registry = registry.borrow();
+        !decides(auth, &registry) || registry.get(device).is_some()
+    };
+    let (fleet, metrics) = (base.fleet.clone(), base.metrics.clone());
+    let clock = base.clock.clone();
+    HistoryKeeper::start(data_dir, every, fleet, Box::new(wanted), metrics, clock)
+}
+
+fn uplink(settings: &Settings, base: &Base) -> Result<MqttPublisher, UplinkError> {
     let id = &settings.gateway.id;
-    let (health, metrics, clock) = (health.clone(), metrics.clone(), clock.clone());
+    let (health, metrics) = (base.health.clone(), base.metrics.clone());
+    let clock = base.clock.clone();
     Ok(MqttPublisher::new(&settings.mqtt, id, health, metrics, clock)?.taking_requests())
+}
+
+/// Where ingestion shows what happens: to the dashboard, and to the pushes where there are any.
+fn feed(fleet: &Arc<Fleet>, pushes: Option<&PushHandle>) -> Arc<dyn Feed> {
+    let mut feeds: Vec<Arc<dyn Feed>> = vec![fleet.clone()];
+    feeds.extend(pushes.map(PushHandle::feed));
+    Feeds::join(feeds)
+}
+
+fn pushes(settings: &Settings, base: &Base) -> Result<Option<PushHandle>, PushError> {
+    let context = push::Context {
+        gateway: settings.gateway.id.clone(),
+        health: base.health.clone(),
+        metrics: base.metrics.clone(),
+        clock: base.clock.clone(),
+    };
+    push::start(&settings.pushes, &context)
 }
 
 /// Tells the log and the service manager where everything is.
@@ -353,9 +441,45 @@ fn permits(settings: &Settings, registry: watch::Receiver<Arc<Registry>>) -> eng
     let auth = settings.devices.auth;
     Box::new(move |device| {
         let registry = registry.borrow();
-        let anyone = auth == Auth::None || (auth == Auth::Mtls && !registry.has_file());
+        let anyone = !decides(auth, &registry);
         registry.permissions(device).or_else(|| anyone.then(Arc::default))
     })
+}
+
+/// Whether only devices of the registry may connect.
+fn decides(auth: Auth, registry: &Registry) -> bool {
+    match auth {
+        Auth::None => false,
+        Auth::Token => true,
+        Auth::Mtls => registry.has_file(),
+    }
+}
+
+/// Shows the registry's devices on the dashboard, whether they have connected or not.
+async fn show_registered(auth: Auth, fleet: Arc<Fleet>, registry: watch::Receiver<Arc<Registry>>) {
+    fleet.follow(registry, |registry| decides(auth, registry)).await;
+}
+
+/// What tells Home Assistant about devices and readings, if that is wanted.
+fn homeassistant(
+    settings: &Settings,
+    registry: watch::Receiver<Arc<Registry>>,
+) -> Option<engine::HomeAssistant> {
+    let mqtt = &settings.mqtt;
+    let payload = match mqtt.payload {
+        PayloadFormat::Json => Payload::Json,
+        PayloadFormat::SenmlJson => Payload::SenmlJson,
+        PayloadFormat::Value => Payload::Value,
+        // The configuration's check refuses that.
+        PayloadFormat::SenmlCbor => return None,
+    };
+    let place = Place {
+        gateway: settings.gateway.id.clone(),
+        prefix: mqtt.prefix.clone(),
+        homeassistant_prefix: mqtt.homeassistant_prefix.clone(),
+        payload,
+    };
+    mqtt.homeassistant.then(|| engine::HomeAssistant::new(place, registry))
 }
 
 /// Done when the sender is used or dropped: both mean stop.

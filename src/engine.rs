@@ -6,6 +6,7 @@
 //! cumulative ACK for all that was settled.
 
 mod commands;
+mod homeassistant;
 mod losses;
 mod suspects;
 
@@ -32,11 +33,12 @@ use crate::core::senml::RejectCode;
 use crate::metrics::{self, Metrics};
 use crate::ports::{
     Announcement, Budget, Clock, DeviceEvent, DeviceFacts, DownCause, Feed, Health, Ledger, Link,
-    Outbound, Publisher, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
+    Outbound, Publisher, Refused, RefusedKind, Resume, Spool, SpoolEvent, Submitted, UplinkEvent,
 };
 
 use commands::Commands;
 pub use commands::{Parts, Permits};
+pub use homeassistant::HomeAssistant;
 
 /// Device events taken in one turn at most; each is the burst of one connection.
 const EVENTS_PER_TURN: usize = 256;
@@ -108,6 +110,7 @@ pub struct Engine<P, S, L> {
     duplicates: u64,
     burst: Burst,
     reports: Reports,
+    homeassistant: Option<HomeAssistant>,
 }
 
 struct Opened {
@@ -147,9 +150,17 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             duplicates: 0,
             burst: Burst::default(),
             reports: Reports::default(),
+            homeassistant: None,
         };
         engine.report_losses(opened.losses);
         engine
+    }
+
+    /// Tells Home Assistant about devices and readings from now on.
+    #[must_use]
+    pub fn announcing(mut self, homeassistant: Option<HomeAssistant>) -> Self {
+        self.homeassistant = homeassistant;
+        self
     }
 
     /// Works until `stop` is done, then settles what is left: waits a moment for PUBACKs, spools
@@ -236,6 +247,9 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             let links = &self.links;
             let link = |session| links.get(&session).map(|opened: &Opened| &*opened.link);
             self.commands.pump(&mut self.publisher, link, command_time);
+            if let Some(homeassistant) = &mut self.homeassistant {
+                homeassistant.pump(&mut self.publisher, now);
+            }
             self.set_tick(command_time);
         }
         progress
@@ -246,7 +260,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     }
 
     fn set_tick(&mut self, now: Now) {
-        let wait = [self.delivery.next_wake(now.mono), self.commands.next_wake(now)]
+        let announcement = self.homeassistant.as_ref().and_then(|h| h.next_wake(now.mono));
+        let wait = [self.delivery.next_wake(now.mono), self.commands.next_wake(now), announcement]
             .into_iter()
             .flatten()
             .reduce(f64::min)
@@ -263,9 +278,13 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             DeviceEvent::Opened { session, device, epoch, link, facts, welcome } => {
                 let drawn = self.draw_epoch();
                 let (epoch, acked) = self.delivery.open(session, &device, epoch, drawn);
+                self.shared.feed.device_opened(&device, epoch, acked);
                 // A connection that gave up meanwhile reports Closed next.
                 let _ = welcome.send(Resume { epoch, acked });
                 self.announce_device(&device, "online", facts.since, &facts);
+                if let Some(homeassistant) = &mut self.homeassistant {
+                    homeassistant.hello(&device, &facts);
+                }
                 self.commands.opened(session, &device, &facts.commands);
                 self.links.insert(session, Opened { device, link, facts });
             }
@@ -288,6 +307,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
 
     fn batches(&mut self, session: SessionId, batches: Vec<Submitted>, now: f64) {
         let metrics = &self.shared.metrics;
+        let before = self.delivery.counts();
         for submitted in batches {
             match submitted {
                 Submitted::Rejected(seq) => self.delivery.take_rejected(session, seq),
@@ -296,11 +316,20 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                     if self.delivery.take(session, batch.clone(), weight, now) {
                         metrics.readings_received.inc_by(batch.readings.len() as u64);
                         self.shared.feed.readings(&batch);
+                        if let Some(homeassistant) = &mut self.homeassistant {
+                            homeassistant.readings(&batch);
+                        }
                     } else {
                         self.shared.budget.give_back(weight);
                     }
                 }
             }
+        }
+        let (gaps, duplicates) = self.delivery.counts();
+        if before != (gaps, duplicates)
+            && let Some(opened) = self.links.get(&session)
+        {
+            self.shared.feed.irregular(&opened.device, gaps - before.0, duplicates - before.1);
         }
     }
 
@@ -311,10 +340,16 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             UplinkEvent::Up { failed_attempts } => {
                 self.delivery.uplink_up(failed_attempts, now);
                 self.commands.uplink_up(failed_attempts);
+                if let Some(homeassistant) = &mut self.homeassistant {
+                    homeassistant.connected();
+                }
             }
             UplinkEvent::Down { cause, .. } => {
                 self.reports.disconnected();
                 self.commands.uplink_down(cause);
+                if let Some(homeassistant) = &mut self.homeassistant {
+                    homeassistant.disconnected();
+                }
                 let cause = match cause {
                     DownCause::ClosedByBroker => LostLink::ClosedByBroker,
                     DownCause::PacketRefused => LostLink::PacketRefused,
@@ -399,7 +434,13 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                 }
                 Action::Reject { session, seq, reason } => {
                     if let Some(opened) = self.links.get(&session) {
-                        let code = RejectCode::RefusedByBroker.code();
+                        let code = RejectCode::RefusedByBroker;
+                        let label = metrics::Code { code: code.as_str() };
+                        metrics.batches_rejected.get_or_create(&label).inc();
+                        let (code, time) = (code.code(), self.shared.clock.unix());
+                        let refused =
+                            Refused { kind: RefusedKind::Batch, code, reason: &reason, time };
+                        self.shared.feed.refused(&opened.device, &refused);
                         opened.link.send(Outbound::Reject { seq, code, reason });
                     }
                 }

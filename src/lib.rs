@@ -7,7 +7,7 @@
 //!     spooling  → sled insert + one fsync ──┤
 //!     settle ◄──────────────────────────────┘
 //!       ├→ ACK / REJECT to the device
-//!       └→ feed → dashboards (never pushes back)
+//!       └→ feed → dashboards, pushes (never push back)
 //!     draining  → load → publish → PUBACK → release
 //! ```
 //!
@@ -35,6 +35,7 @@
 //! | [`ledger`] | the commands on disk |
 //! | `storage` | what both are built on: one database, damage, folders |
 //! | [`dashboard`] | HTTP, live feed, page |
+//! | [`push`] | readings as line protocol to time series stores |
 //! | [`config`] | settings, the registry of devices |
 //! | [`host`] | clock, log, service manager, signals, certificates, flash wear |
 //! | [`metrics`] | every counter |
@@ -57,6 +58,7 @@ pub mod host;
 pub mod ledger;
 pub mod metrics;
 pub mod ports;
+pub mod push;
 pub mod spool;
 mod storage;
 pub mod uplink;

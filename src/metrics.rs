@@ -36,6 +36,26 @@ label!(Code, code);
 label!(Path, path);
 label!(State, state);
 
+/// The label `push`: a name from the configuration, of which there are eight at most.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Push {
+    /// `push.name`
+    pub push: String,
+}
+
+/// [`Push`] and why readings were given up, from [`PUSH_DROPS`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PushDrop {
+    /// `push.name`
+    pub push: String,
+    /// From a closed set.
+    pub reason: &'static str,
+}
+
+/// Why a push may give readings up: its buffer was full, the server will never take them, the gateway
+/// was stopped.
+pub const PUSH_DROPS: [&str; 3] = ["overflow", "refused", "stopped"];
+
 /// Why a connection may be refused before the upgrade.
 pub const REFUSALS: [&str; 12] = [
     "bad-handshake",
@@ -52,8 +72,14 @@ pub const REFUSALS: [&str; 12] = [
     "tls",
 ];
 
+/// The codes of REJECT: see [`crate::core::senml::RejectCode`].
+const REJECT_CODES: [&str; 5] = ["1", "2", "3", "4", "5"];
+
 /// Why a message on a command topic may not be taken as a request.
 pub const REQUESTS_IGNORED: [&str; 4] = ["retained", "too-large", "overflow", "foreign-topic"];
+
+/// Why a reading is in no history.
+pub const HISTORY_REFUSALS: [&str; 3] = ["memory", "late", "clock"];
 
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
@@ -61,6 +87,8 @@ pub struct Metrics {
     registry: Registry,
     /// Device connections that have said HELLO.
     pub devices_connected: Gauge,
+    /// Connections on the device listener, those before HELLO included.
+    pub device_connections: Gauge,
     /// READINGS messages, duplicates and rejected ones included.
     pub batches_received: Counter,
     /// Readings in accepted batches.
@@ -102,6 +130,14 @@ pub struct Metrics {
     pub spool_bytes: Gauge,
     /// Batches in the spool.
     pub spool_batches: Gauge,
+    /// `spool.max_bytes`; read from [`crate::ports::Health`] like the next three.
+    pub spool_max_bytes: Gauge,
+    /// What the file system leaves to the spool beyond what it has, NaN while that is unknown.
+    pub spool_room: Gauge<f64, AtomicU64>,
+    /// 1 while the spool cannot be written.
+    pub spool_stalled: Gauge,
+    /// 1 while the ledger of commands cannot be written.
+    pub ledger_stalled: Gauge,
     /// Age of the oldest spooled batch in seconds.
     pub spool_oldest: Gauge<f64, AtomicU64>,
     /// Seconds until the spool is full, NaN while that is unknown. This and the next three are
@@ -130,6 +166,31 @@ pub struct Metrics {
     pub connections_refused: Family<Reason, Counter>,
     /// Dashboards connected to the feed.
     pub viewers: Gauge,
+    /// When the process started: Unix time in seconds by the clock of now. This and the next two are
+    /// read from the system when they are asked for.
+    pub start_time: Gauge<f64, AtomicU64>,
+    /// Processor time that the process has used, in seconds.
+    pub cpu_seconds: Counter<f64, AtomicU64>,
+    /// Memory that the process occupies, in bytes; NaN where the system does not tell.
+    pub resident: Gauge<f64, AtomicU64>,
+    /// Readings that the server of a push has taken.
+    pub push_sent: Family<Push, Counter>,
+    /// Readings that a push has given up.
+    pub push_dropped: Family<PushDrop, Counter>,
+    /// Readings that wait in a push's memory; read from [`crate::ports::Health`] when asked for.
+    pub push_queued: Family<Push, Gauge>,
+    /// Requests of a push that failed or were refused.
+    pub push_errors: Family<Push, Counter>,
+    /// Names of readings that have a history. This and the next two are read when asked for.
+    pub history_series: Gauge,
+    /// Bytes of memory that the history takes.
+    pub history_bytes: Gauge,
+    /// Readings that are in no history, by [`Reason`].
+    pub history_refused: Family<Reason, Counter>,
+    /// Times the history was written to disk.
+    pub history_saves: Counter,
+    /// Times it could not be written.
+    pub history_save_failures: Counter,
 }
 
 impl Default for Metrics {
@@ -151,6 +212,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("tidegate"),
             devices_connected: Gauge::default(),
+            device_connections: Gauge::default(),
             batches_received: Counter::default(),
             readings_received: Counter::default(),
             readings_published: Counter::default(),
@@ -171,6 +233,10 @@ impl Metrics {
             ledger_damaged: Counter::default(),
             spool_bytes: Gauge::default(),
             spool_batches: Gauge::default(),
+            spool_max_bytes: Gauge::default(),
+            spool_room: Gauge::default(),
+            spool_stalled: Gauge::default(),
+            ledger_stalled: Gauge::default(),
             spool_oldest: Gauge::default(),
             spool_full: Gauge::default(),
             spool_drained: Gauge::default(),
@@ -184,6 +250,18 @@ impl Metrics {
             commands: Family::default(),
             connections_refused: Family::default(),
             viewers: Gauge::default(),
+            start_time: Gauge::default(),
+            cpu_seconds: Counter::default(),
+            resident: Gauge::default(),
+            push_sent: Family::default(),
+            push_dropped: Family::default(),
+            push_queued: Family::default(),
+            push_errors: Family::default(),
+            history_series: Gauge::default(),
+            history_bytes: Gauge::default(),
+            history_refused: Family::default(),
+            history_saves: Counter::default(),
+            history_save_failures: Counter::default(),
         };
         metrics.register();
         metrics.prepare();
@@ -194,6 +272,7 @@ impl Metrics {
         let r = &mut self.registry;
         // The library adds `_total` to counters.
         r.register("devices_connected", "Devices connected", self.devices_connected.clone());
+        r.register("device_connections", "Open connections", self.device_connections.clone());
         r.register("batches_received", "READINGS messages received", self.batches_received.clone());
         r.register("readings_received", "Readings accepted", self.readings_received.clone());
         r.register(
@@ -221,6 +300,10 @@ impl Metrics {
         }
         r.register("spool_bytes", "Bytes the spool holds on disk", self.spool_bytes.clone());
         r.register("spool_batches", "Batches in the spool", self.spool_batches.clone());
+        r.register("spool_max_bytes", "spool.max_bytes", self.spool_max_bytes.clone());
+        r.register("spool_room_bytes", "What the disk leaves to it", self.spool_room.clone());
+        r.register("spool_stalled", "1: it cannot be written", self.spool_stalled.clone());
+        r.register("ledger_stalled", "1: it cannot be written", self.ledger_stalled.clone());
         r.register(
             "spool_oldest_seconds",
             "Age of the oldest spooled batch",
@@ -251,6 +334,26 @@ impl Metrics {
         r.register("commands", "Commands that reached a state", self.commands.clone());
         r.register("connections_refused", "Connections refused", self.connections_refused.clone());
         r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());
+        r.register("start_time_seconds", "When the process started", self.start_time.clone());
+        r.register("cpu_seconds", "Processor time used", self.cpu_seconds.clone());
+        r.register("resident_memory_bytes", "Memory occupied", self.resident.clone());
+        r.register("push_sent", "Readings pushed", self.push_sent.clone());
+        r.register("push_dropped", "Readings not pushed", self.push_dropped.clone());
+        r.register("push_queued", "Readings waiting to be pushed", self.push_queued.clone());
+        r.register("push_errors", "Requests of a push that failed", self.push_errors.clone());
+        r.register("history_series", "Names that have a history", self.history_series.clone());
+        r.register("history_bytes", "Memory that the history takes", self.history_bytes.clone());
+        r.register(
+            "history_refused",
+            "Readings that are in no history",
+            self.history_refused.clone(),
+        );
+        r.register("history_saves", "Times the history was saved", self.history_saves.clone());
+        r.register(
+            "history_save_failures",
+            "Times the history could not be saved",
+            self.history_save_failures.clone(),
+        );
     }
 
     /// Series that must be there from the start: an alert on an increase misses the first one of
@@ -260,7 +363,7 @@ impl Metrics {
         for reason in [EvictedSize, EvictedAge, Corrupt, Refused] {
             drop(self.readings_lost.get_or_create(&Reason { reason: reason.as_str() }));
         }
-        for code in ["1", "2", "3", "4", "5"] {
+        for code in REJECT_CODES {
             drop(self.batches_rejected.get_or_create(&Code { code }));
         }
         for reason in REFUSALS {
@@ -272,9 +375,19 @@ impl Metrics {
         for reason in REQUESTS_IGNORED {
             drop(self.requests_ignored.get_or_create(&Reason { reason }));
         }
+        for reason in HISTORY_REFUSALS {
+            drop(self.history_refused.get_or_create(&Reason { reason }));
+        }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));
         }
+    }
+
+    /// READINGS answered with REJECT, whatever the code.
+    #[must_use]
+    pub fn batches_rejected_in_all(&self) -> u64 {
+        let of = |code| self.batches_rejected.get_or_create(&Code { code }).get();
+        REJECT_CODES.into_iter().map(of).sum()
     }
 
     /// The `OpenMetrics` 1.0 text.

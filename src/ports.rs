@@ -5,7 +5,7 @@
 //!        ▲                             │ ▲
 //!        └────────── Link ◄────────────┘ └──Spool──► writer thread, sled
 //!                                      ├──Ledger─► its thread, sled: the commands
-//!                                      └──Feed───► dashboards (never pushes back)
+//!                                      └──Feed───► dashboards, pushes (never push back)
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +19,16 @@ use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, Position, SessionId};
 
 mod commands;
+mod feed;
 mod health;
 
 pub use commands::{
     CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender, Ledger, LedgerEvent,
 };
-pub use health::{Health, LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
+pub use feed::{DeviceFacts, Feed, Feeds, Refused, RefusedKind};
+pub use health::{
+    Health, LedgerHealth, PushHealth, PushState, SpoolHealth, UplinkHealth, UplinkState,
+};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -232,6 +236,18 @@ impl Budget {
         self.semaphore.add_permits(self.share(weight) as usize);
     }
 
+    /// How many bytes are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.total.saturating_sub(self.semaphore.available_permits())
+    }
+
+    /// How many bytes there are.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
     fn share(&self, weight: usize) -> u32 {
         u32::try_from(weight.clamp(1, self.total)).unwrap_or(u32::MAX)
     }
@@ -336,7 +352,7 @@ pub struct MqttRequest {
     pub correlation: Option<Vec<u8>>,
 }
 
-/// What [`Publisher::send`] takes: a message of QoS 1, not retained.
+/// What [`Publisher::send`] takes: a message of QoS 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
     /// Where to: below the prefix, for example `devices/kiln-3/results`.
@@ -345,6 +361,8 @@ pub struct Message {
     pub absolute: bool,
     /// The payload.
     pub payload: Vec<u8>,
+    /// Whether the broker keeps it; not so where the broker keeps nothing.
+    pub retain: bool,
     /// MQTT 5: what a requester recognises the answer by; left out in MQTT 3.1.1.
     pub correlation: Option<Vec<u8>>,
     /// MQTT 5: the payload's media type; left out in MQTT 3.1.1.
@@ -470,35 +488,6 @@ pub enum SpoolEvent {
     /// `when_full = "block"`: no room (`true`) or room again (`false`). Appends are kept and
     /// committed when there is room.
     Full(bool),
-}
-
-// ---------------------------------------------------------------- engine → dashboards
-
-/// Where the engine and the listener show what happens. Never blocks for long, never pushes back.
-pub trait Feed: Send + Sync {
-    /// A new batch was accepted (not a duplicate).
-    fn readings(&self, batch: &Arc<Batch>);
-    /// A device said HELLO.
-    fn device_up(&self, device: &DeviceId, facts: &DeviceFacts);
-    /// Its connection ended. A connection that was replaced is not reported.
-    fn device_down(&self, device: &DeviceId, time: f64);
-    /// Something arrived from the device, READINGS or not.
-    fn device_seen(&self, device: &DeviceId, time: f64);
-}
-
-/// What is known of a connected device besides its readings.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DeviceFacts {
-    /// When it connected: Unix time in seconds.
-    pub since: f64,
-    /// From HELLO.
-    pub model: Option<String>,
-    /// From HELLO.
-    pub firmware: Option<String>,
-    /// The commands it announced in HELLO.
-    pub commands: Vec<String>,
-    /// The peer's address.
-    pub address: String,
 }
 
 /// The wall clock as everything outside `core` sees it.

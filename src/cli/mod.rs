@@ -14,6 +14,7 @@ mod send;
 mod simulate;
 mod spool;
 mod status;
+mod tls;
 mod told;
 mod watch;
 mod words;
@@ -40,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(done),
         Command::Check(args) => check::run(&args).map(done),
         Command::Device(args) => device::run(args).map(done),
+        Command::Tls(args) => tls::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
         Command::Watch(args) => watch::run(&args).map(done),
         Command::Send(args) => send::run(&args),
@@ -73,6 +75,8 @@ enum Command {
     Check(check::Args),
     /// Register devices and manage their tokens.
     Device(device::Args),
+    /// Make certificates for a site without an authority of its own.
+    Tls(tls::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
     /// Show what devices send, as it comes.

@@ -43,7 +43,21 @@ struct Status {
     uplink: Uplink,
     spool: Spool,
     devices: Devices,
+    rates: Option<Rates>,
+    #[serde(default)]
+    rejected_batches: u64,
+    #[serde(default)]
+    sequence_gaps: u64,
     commands: Option<Commands>,
+}
+
+/// Readings per second.
+#[derive(Debug, Deserialize)]
+struct Rates {
+    #[serde(rename = "in")]
+    received: f64,
+    #[serde(rename = "out")]
+    published: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,7 +137,24 @@ impl Status {
         }
         let Devices { connected, known } = self.devices;
         line("devices", format!("{connected} connected, {known} known"));
+        if let Some(Rates { received, published }) = self.rates {
+            let rate = format!("{received:.1} in, {published:.1} out per second");
+            line("readings", rate);
+        }
+        if let Some(amiss) = self.amiss() {
+            line("amiss", amiss);
+        }
         text
+    }
+
+    /// What was not as it should be with what devices have sent.
+    fn amiss(&self) -> Option<String> {
+        let (rejected, gaps) = (self.rejected_batches, self.sequence_gaps);
+        let rejected =
+            (rejected > 0).then(|| format!("{} rejected", count(rejected, "batch", "batches")));
+        let gaps = (gaps > 0).then(|| count(gaps, "jump in numbers", "jumps in numbers"));
+        let parts: Vec<_> = rejected.into_iter().chain(gaps).collect();
+        (!parts.is_empty()).then(|| format!("{} since the start", parts.join(", ")))
     }
 }
 
@@ -180,7 +211,8 @@ mod tests {
             "spool":{"batches":0,"readings":0,"bytes":0,"max_bytes":536870912,"oldest_age_s":null,
                      "lost_readings":0,"full_in_s":null,"drained_in_s":null,"lasts_s":200000.0,
                      "disk_written_bytes":4096,"disk_written_today_bytes":14680064},
-            "devices":{"connected":3,"known":4},"more":1}"#;
+            "devices":{"connected":3,"known":4},"rates":{"in":1234.5,"out":0.04},
+            "rejected_batches":2,"sequence_gaps":1,"duplicates":7,"more":1}"#;
         assert_eq!(
             text(json),
             "gateway  gw-1 (tidegate 0.1.0), up 3 h 12 min\n\
@@ -188,7 +220,9 @@ mod tests {
              buffer   empty, 0 B of 512 MiB\n\
              outage   one from now on may last about 2 d before the buffer reaches a limit\n\
              written  14.0 MiB today, 4.0 KiB since the start\n\
-             devices  3 connected, 4 known\n"
+             devices  3 connected, 4 known\n\
+             readings 1234.5 in, 0.0 out per second\n\
+             amiss    2 batches rejected, 1 jump in numbers since the start\n"
         );
     }
 

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use super::fault::{Faults, Source};
 use super::raw::Values;
 use super::{
-    Auth, Commands, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion,
-    PayloadFormat, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull, text,
+    Auth, Commands, Dashboard, Devices, Drain, Gateway, History, Log, LogTarget, Mqtt, MqttVersion,
+    PayloadFormat, Push, PushAuth, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull,
+    text, url,
 };
+use crate::core::policy::Pattern;
 
 /// The settings; where a value is faulty its default stands in, as the fault is reported already.
 pub(super) fn settings(
@@ -35,6 +37,8 @@ pub(super) fn settings(
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
         },
+        history: from.history(),
+        pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),
         log: from.log(),
         file: source.file.to_owned(),
         warnings: Vec::new(),
@@ -76,6 +80,7 @@ impl From<'_> {
             cert: self.path(&format!("{table}.cert"))?,
             key: self.path(&format!("{table}.key"))?,
             client_ca: self.path(&format!("{table}.client_ca")),
+            crl: self.path(&format!("{table}.crl")),
         })
     }
 
@@ -126,6 +131,8 @@ impl From<'_> {
                 _ => MqttVersion::V5,
             },
             prefix: named("mqtt.prefix"),
+            homeassistant: v.flag("mqtt.homeassistant") == Some(true),
+            homeassistant_prefix: named("mqtt.homeassistant_prefix"),
             payload: match v.text("mqtt.payload").as_deref() {
                 Some("senml-json") => PayloadFormat::SenmlJson,
                 Some("senml-cbor") => PayloadFormat::SenmlCbor,
@@ -173,6 +180,43 @@ impl From<'_> {
             max_in_flight: v.integer("commands.max_in_flight"),
             default_ttl: v.time("commands.default_ttl"),
         }
+    }
+
+    fn history(&self) -> History {
+        History {
+            max_memory: self.in_memory("history.max_memory"),
+            on_disk: self.v.text("history.keep").as_deref() != Some("memory"),
+            save_every: self.v.time("history.save_every"),
+        }
+    }
+
+    /// None without a usable URL, which is a fault.
+    fn push(&self, index: usize) -> Option<Push> {
+        let v = self.v;
+        let key = |name: &str| format!("push[{index}].{name}");
+        let patterns = |name: &str| -> Vec<Pattern> {
+            v.texts(&key(name)).iter().filter_map(|text| text.parse().ok()).collect()
+        };
+        let url = url::write_url(&v.text(&key("url"))?).ok()?;
+        Some(Push {
+            name: v.text(&key("name")).unwrap_or_else(|| url.host.clone()),
+            auth: match v.text(&key("auth")).as_deref() {
+                Some("bearer") => PushAuth::Bearer,
+                Some("basic") => PushAuth::Basic,
+                _ => PushAuth::Token,
+            },
+            token_file: self.path(&key("token_file")),
+            ca: self.path(&key("ca")),
+            measurement: v.text(&key("measurement")).unwrap_or_default(),
+            devices: patterns("devices"),
+            readings: patterns("readings"),
+            batch_size: v.integer::<u32>(&key("batch_size")) as usize,
+            interval: v.time(&key("interval")),
+            max_buffer: self.in_memory(&key("max_buffer")),
+            gzip: v.flag(&key("gzip")).unwrap_or(!url.is_loopback()),
+            timeout: v.time(&key("timeout")),
+            url,
+        })
     }
 
     fn log(&self) -> Log {
@@ -226,6 +270,10 @@ mod tests {
         assert_eq!((s.mqtt.host.as_str(), s.mqtt.port, s.mqtt.tls), ("127.0.0.1", 1883, false));
         assert_eq!((s.mqtt.version, s.mqtt.payload), (MqttVersion::V5, PayloadFormat::Json));
         assert_eq!(
+            (s.mqtt.homeassistant, s.mqtt.homeassistant_prefix.as_str()),
+            (false, "homeassistant")
+        );
+        assert_eq!(
             (s.mqtt.prefix.as_str(), s.mqtt.client_id.as_str()),
             ("tidegate/host-1", "tidegate-host-1")
         );
@@ -248,6 +296,8 @@ mod tests {
             (Duration::from_secs(30 * 86_400), Duration::from_secs(60))
         );
         assert_eq!(s.dashboard.listen.to_string(), "127.0.0.1:8080");
+        let save_every = Duration::from_secs(3600);
+        assert_eq!(s.history, History { max_memory: 8 << 20, on_disk: true, save_every });
         assert_eq!((s.log.level.as_str(), s.log.target), ("info", LogTarget::Auto));
     }
 
@@ -260,8 +310,9 @@ mod tests {
              hello_timeout = \"3s\"\nheartbeat_interval = \"4s\"\nheartbeat_timeout = \"5s\"\n\
              window = 6\nmax_frame = 700\nmax_records = 8\nmax_unsettled = \"64KiB\"\n\
              rate = { batches_per_second = 0.5, burst = 10 }\n\
-             tls = { cert = \"c\", key = \"k\", client_ca = \"a\" }\n\
+             tls = { cert = \"c\", key = \"k\", client_ca = \"a\", crl = \"l\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
+             homeassistant = true\nhomeassistant_prefix = \"ha/{gateway}\"\n\
              client_id = \"i\"\nusername = \"u\"\npassword_file = \"p\"\nca = \"a\"\n\
              cert = \"c\"
 key = \"k\"
@@ -277,6 +328,11 @@ max_backoff = \"18s\"
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
              default_ttl = \"22s\"\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             [history]\nmax_memory = \"19MiB\"\nkeep = \"memory\"\nsave_every = \"20m\"\n\
+             [[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
+             [[push]]\nname = \"n\"\nurl = \"https://h/w?x=1\"\nauth = \"basic\"\ntoken_file = \"t\"\n\
+             ca = \"a\"\nmeasurement = \"m\"\ndevices = [\"d*\"]\nreadings = [\"r?\"]\nbatch_size = 23\n\
+             interval = \"24s\"\nmax_buffer = \"1MiB\"\ngzip = false\ntimeout = \"25s\"\n\
              [log]\nlevel = \"debug\"\ntarget = \"stderr\"\n",
         );
         let at = |name: &str| Path::new("/etc/t").join(name);
@@ -295,7 +351,8 @@ max_backoff = \"18s\"
         assert_eq!((d.window, d.max_frame, d.max_records, d.max_unsettled), (6, 700, 8, 65_536));
         assert_eq!(d.rate, Rate { batches_per_second: 0.5, burst: 10.0 });
         let tls = d.tls.unwrap();
-        assert_eq!((tls.cert, tls.key, tls.client_ca), (at("c"), at("k"), Some(at("a"))));
+        assert_eq!((tls.cert, tls.key), (at("c"), at("k")));
+        assert_eq!((tls.client_ca, tls.crl), (Some(at("a")), Some(at("l"))));
         let m = s.mqtt;
         assert_eq!((m.host.as_str(), m.port, m.tls, m.version), ("b", 9, true, MqttVersion::V4));
         assert_eq!(
@@ -303,6 +360,7 @@ max_backoff = \"18s\"
             ("p", PayloadFormat::Value, "i")
         );
         assert_eq!((m.username.as_deref(), m.password_file), (Some("u"), Some(at("p"))));
+        assert_eq!((m.homeassistant, m.homeassistant_prefix.as_str()), (true, "ha/g"));
         assert_eq!((m.ca, m.cert, m.key), (Some(at("a")), Some(at("c")), Some(at("k"))));
         assert_eq!(
             (m.max_inflight, m.ack_timeout, m.keep_alive, m.max_backoff),
@@ -317,6 +375,28 @@ max_backoff = \"18s\"
         assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
+        let save_every = Duration::from_secs(1200);
+        assert_eq!(s.history, History { max_memory: 19 << 20, on_disk: false, save_every });
+        let [first, push] = s.pushes.as_slice() else { panic!("{:?}", s.pushes) };
+        assert_eq!(
+            (first.name.as_str(), first.gzip, first.auth),
+            ("127.0.0.1", false, PushAuth::Token)
+        );
+        assert_eq!((first.batch_size, first.max_buffer), (5000, 8 << 20));
+        assert_eq!(
+            (first.interval, first.timeout),
+            (Duration::from_secs(1), Duration::from_secs(10))
+        );
+        assert_eq!((first.measurement.as_str(), first.devices.len()), ("readings", 0));
+        assert_eq!((push.name.as_str(), push.url.text()), ("n", "https://h/w?x=1".to_owned()));
+        assert_eq!((push.auth, push.token_file.clone()), (PushAuth::Basic, Some(at("t"))));
+        assert_eq!((push.ca.clone(), push.measurement.as_str()), (Some(at("a")), "m"));
+        assert!(push.devices[0].matches("d1") && push.readings[0].matches("r1"));
+        assert_eq!((push.batch_size, push.max_buffer, push.gzip), (23, 1 << 20, false));
+        assert_eq!(
+            (push.interval, push.timeout),
+            (Duration::from_secs(24), Duration::from_secs(25))
+        );
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));
     }
 

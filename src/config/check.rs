@@ -1,17 +1,21 @@
 //! What the values of a configuration mean together, and whether the files they name will do.
 
+mod push;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
 
 use super::fault::{Faults, Source};
-use super::raw::Values;
+use super::raw::{Values, without_number};
 use super::registry::Registry;
-use super::{Auth, Settings, Tls};
+use super::{Auth, PayloadFormat, Settings, Tls};
 
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
 pub(super) struct Check<'a> {
@@ -27,6 +31,7 @@ impl Check<'_> {
         self.devices(settings);
         self.mqtt(settings);
         self.dashboard(settings);
+        self.pushes();
     }
 
     /// Whether the named files are there and hold what they should.
@@ -45,14 +50,9 @@ impl Check<'_> {
             self.pair("mqtt.cert", cert, "mqtt.key", key);
         }
         if let Some(path) = &mqtt.password_file {
-            match std::fs::read_to_string(path) {
-                Ok(text) if text.trim_end_matches(['\r', '\n']).is_empty() => {
-                    self.fault("mqtt.password_file", format!("{} is empty", path.display()), "");
-                }
-                Ok(_) => {}
-                Err(e) => self.unreadable("mqtt.password_file", path, &e),
-            }
+            self.secret("mqtt.password_file", path);
         }
+        self.push_files();
         let data = &settings.gateway.data_dir;
         if std::fs::metadata(data).is_ok_and(|m| !m.is_dir()) {
             let problem = format!("{} is not a folder", data.display());
@@ -61,10 +61,11 @@ impl Check<'_> {
         self.registry(settings);
     }
 
-    fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
+    pub(super) fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
         let allowed = (!allowed.is_empty()).then(|| allowed.to_owned());
         let span = self.values.span(key);
-        let mut fault = self.source.fault(span.clone().unwrap_or(0..0), key, problem, allowed);
+        let place = span.clone().unwrap_or(0..0);
+        let mut fault = self.source.fault(place, without_number(key), problem, allowed);
         if span.is_none() {
             (fault.line, fault.column) = (None, None);
         }
@@ -96,6 +97,14 @@ impl Check<'_> {
             self.warnings
                 .push("devices.tls.client_ca has no effect unless devices.auth is \"mtls\"".into());
         }
+        if self.values.mentions("devices.tls.crl") && !self.values.mentions("devices.tls.client_ca")
+        {
+            self.fault(
+                "devices.tls.crl",
+                "needs client_ca beside it: it lists what that signed",
+                "",
+            );
+        }
         self.table_of_two("devices.tls");
         if devices.max_unsettled < devices.max_frame {
             self.fault(
@@ -114,6 +123,14 @@ impl Check<'_> {
             }
         }
         self.both("mqtt.cert", "mqtt.key");
+        if mqtt.homeassistant && mqtt.payload == PayloadFormat::SenmlCbor {
+            self.fault(
+                "mqtt.homeassistant",
+                "Home Assistant reads no CBOR, so it cannot have readings with mqtt.payload = \
+                 \"senml-cbor\"",
+                "false, or mqtt.payload \"json\", \"senml-json\" or \"value\"",
+            );
+        }
         if mqtt.password_file.is_some() && !self.values.mentions("mqtt.username") {
             self.fault("mqtt.password_file", "needs mqtt.username beside it", "");
         }
@@ -182,6 +199,26 @@ impl Check<'_> {
         if let Some(ca) = &tls.client_ca {
             self.certificates(&format!("{table}.client_ca"), ca);
         }
+        if let Some(crl) = &tls.crl {
+            self.revocations(&format!("{table}.crl"), crl);
+        }
+    }
+
+    fn revocations(&mut self, key: &str, path: &Path) {
+        let found = CertificateRevocationListDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match found {
+            Ok(lists) if lists.is_empty() => {
+                let problem = format!("{} holds no revocation list", path.display());
+                self.fault(key, problem, "a PEM file with X509 CRL in it");
+            }
+            Ok(_) => {}
+            Err(pem::Error::Io(e)) => self.unreadable(key, path, &e),
+            Err(e) => {
+                let problem = format!("{} is not valid PEM ({e:?})", path.display());
+                self.fault(key, problem, "a PEM file with X509 CRL in it");
+            }
+        }
     }
 
     /// A certificate and the private key that it is for.
@@ -208,7 +245,11 @@ impl Check<'_> {
         }
     }
 
-    fn certificates(&mut self, key: &str, path: &Path) -> Option<Vec<CertificateDer<'static>>> {
+    pub(super) fn certificates(
+        &mut self,
+        key: &str,
+        path: &Path,
+    ) -> Option<Vec<CertificateDer<'static>>> {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(e) => {
@@ -223,6 +264,21 @@ impl Check<'_> {
             self.fault(key, problem, "a PEM file with BEGIN CERTIFICATE");
         }
         chain
+    }
+
+    /// A file with a secret alone in it; the answer is its text without the line break at the end.
+    pub(super) fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                let secret = text.trim_end_matches(['\r', '\n']);
+                if !secret.is_empty() {
+                    return Some(secret.to_owned());
+                }
+                self.fault(key, format!("{} is empty", path.display()), "");
+            }
+            Err(e) => self.unreadable(key, path, &e),
+        }
+        None
     }
 
     fn unreadable(&mut self, key: &str, path: &Path, error: &std::io::Error) {

@@ -7,11 +7,14 @@
 mod assemble;
 mod check;
 pub mod fault;
+pub mod guarded;
+mod in_force;
 pub mod raw;
 pub mod registry;
 pub mod schema;
 pub mod text;
 pub mod units;
+pub mod url;
 pub mod watch;
 
 use std::net::SocketAddr;
@@ -21,6 +24,8 @@ use std::time::Duration;
 use self::fault::{Faults, Source};
 use self::raw::Values;
 use self::schema::Applies;
+use self::url::WriteUrl;
+use crate::core::policy::Pattern;
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/tidegate/tidegate.toml";
@@ -40,6 +45,10 @@ pub struct Settings {
     pub commands: Commands,
     /// `[dashboard]`
     pub dashboard: Dashboard,
+    /// `[history]`
+    pub history: History,
+    /// `[[push]]`
+    pub pushes: Vec<Push>,
     /// `[log]`
     pub log: Log,
     /// The file they come from.
@@ -102,16 +111,24 @@ impl Settings {
         }
     }
 
-    /// The files whose contents the listeners take up while running: certificates, keys and the
-    /// authority of client certificates. (The registry has a watch of its own, the uplink reads
-    /// its files whenever it connects.)
+    /// Takes over what `newer` changes and what can change while running.
+    pub fn take_over(&mut self, newer: &Self) {
+        self.values.take_over(&newer.values);
+        self.log.level.clone_from(&newer.log.level);
+    }
+
+    /// The files whose contents the listeners take up while running: certificates, keys, the
+    /// authority of client certificates and its revocation list. (The registry has a watch of its
+    /// own, the uplink reads its files whenever it connects.)
     #[must_use]
     pub fn certificate_files(&self) -> Vec<PathBuf> {
         let tls = self.devices.tls.iter().chain(&self.dashboard.tls);
-        tls.flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()])
-            .flatten()
-            .cloned()
-            .collect()
+        tls.flat_map(|tls| {
+            [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref(), tls.crl.as_ref()]
+        })
+        .flatten()
+        .cloned()
+        .collect()
     }
 
     fn build(text: &str, file: &Path, host: &Surroundings, files: bool) -> Result<Self, Faults> {
@@ -159,7 +176,7 @@ fn read(file: &Path) -> Result<String, Faults> {
 pub struct Gateway {
     /// Its name in topics and payloads.
     pub id: String,
-    /// Where the spool and the ledger of commands live.
+    /// Where the spool, the ledger of commands and the saved history live.
     pub data_dir: PathBuf,
     /// How long stopping in order may take.
     pub grace: Duration,
@@ -229,6 +246,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// PEM file: who signs client certificates.
     pub client_ca: Option<PathBuf>,
+    /// PEM file: which client certificates `client_ca` has withdrawn (RFC 5280 section 5).
+    pub crl: Option<PathBuf>,
 }
 
 /// `[mqtt]`
@@ -246,6 +265,10 @@ pub struct Mqtt {
     pub prefix: String,
     /// How readings are written.
     pub payload: PayloadFormat,
+    /// Whether Home Assistant is told about devices and readings.
+    pub homeassistant: bool,
+    /// What the topics of that begin with, `{gateway}` filled in.
+    pub homeassistant_prefix: String,
     /// Messages that may await their PUBACK; the broker's own receive maximum may lower it.
     pub max_inflight: u16,
     /// How long a PUBACK may take before the connection is given up.
@@ -363,6 +386,59 @@ pub struct Dashboard {
     pub listen: SocketAddr,
     /// `[dashboard.tls]`
     pub tls: Option<Tls>,
+}
+
+/// What is kept of the readings of the last day, for charts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// Memory for it in bytes; 0: no history.
+    pub max_memory: usize,
+    /// Whether it is saved on the disk and outlives a restart.
+    pub on_disk: bool,
+    /// How often it is saved; zero: only when the gateway stops.
+    pub save_every: Duration,
+}
+
+/// `[[push]]`
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// Its name in the log, the status and the metrics; no other has it.
+    pub name: String,
+    /// Where to.
+    pub url: WriteUrl,
+    /// How the secret is shown.
+    pub auth: PushAuth,
+    /// The file that holds it.
+    pub token_file: Option<PathBuf>,
+    /// PEM file: who signs the server's certificate (default: the system's roots).
+    pub ca: Option<PathBuf>,
+    /// What the lines begin with.
+    pub measurement: String,
+    /// Whose readings; empty for all.
+    pub devices: Vec<Pattern>,
+    /// Which readings; empty for all.
+    pub readings: Vec<Pattern>,
+    /// Lines in a request, at most.
+    pub batch_size: usize,
+    /// How long readings are gathered.
+    pub interval: Duration,
+    /// Memory for what waits, in bytes.
+    pub max_buffer: usize,
+    /// Whether requests are compressed.
+    pub gzip: bool,
+    /// For one request, from the connection to the end of the answer.
+    pub timeout: Duration,
+}
+
+/// How a secret is shown to the server of a push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PushAuth {
+    /// `Authorization: Token …`, as `InfluxDB` has it.
+    Token,
+    /// `Authorization: Bearer …` (RFC 6750).
+    Bearer,
+    /// `Authorization: Basic …` (RFC 7617): the file holds `USER:PASSWORD`.
+    Basic,
 }
 
 /// `[log]`

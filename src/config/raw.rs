@@ -1,6 +1,7 @@
 //! The values of a configuration file, each checked against its [`Key`] alone; what they mean
 //! together is checked in `check`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -11,12 +12,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Faults, Source, suggest};
 use super::registry::described;
-use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise};
+use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise, Repeated};
 use super::units::{parse_size, parse_time};
 
 /// A checked value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
+    /// [`Kind::Flag`]
+    Flag(bool),
     /// [`Kind::Integer`], [`Kind::OneOfIntegers`]
     Integer(i64),
     /// [`Kind::Number`]
@@ -33,12 +36,14 @@ pub enum Value {
     Address(SocketAddr),
 }
 
-/// The values that are set, and where.
+/// The values that are set, and where. Those of a [repeated](schema::Repeated) table have its number
+/// in their path, from 0: `push[0].url`.
 #[derive(Debug, Clone, Default)]
 pub struct Values {
-    set: BTreeMap<&'static str, (Value, Range<usize>)>,
+    set: BTreeMap<String, (Value, Range<usize>)>,
     tables: BTreeMap<String, Range<usize>>,
-    faulty: BTreeMap<&'static str, Range<usize>>,
+    faulty: BTreeMap<String, Range<usize>>,
+    counts: BTreeMap<&'static str, usize>,
 }
 
 impl Values {
@@ -50,7 +55,7 @@ impl Values {
             faults.push(source.syntax(error));
         }
         if errors.is_empty() {
-            values.table(source, "", root.get_ref(), faults);
+            values.table(source, ("", ""), root.get_ref(), faults);
         }
         values
     }
@@ -73,6 +78,12 @@ impl Values {
         self.faulty.contains_key(path)
     }
 
+    /// How many of a repeated table there are.
+    #[must_use]
+    pub fn count(&self, path: &str) -> usize {
+        self.counts.get(path).copied().unwrap_or(0)
+    }
+
     /// Where the key or table is set, else where a table around it begins, else nowhere.
     #[must_use]
     pub fn span(&self, path: &str) -> Option<Range<usize>> {
@@ -93,6 +104,13 @@ impl Values {
     pub fn integer<T: TryFrom<i64> + Default>(&self, path: &str) -> T {
         let Some(Value::Integer(n)) = self.get(path) else { return T::default() };
         T::try_from(n).unwrap_or_default()
+    }
+
+    /// A switch, if it is known which way it is.
+    #[must_use]
+    pub fn flag(&self, path: &str) -> Option<bool> {
+        let Some(Value::Flag(flag)) = self.get(path) else { return None };
+        Some(flag)
     }
 
     /// A number.
@@ -143,30 +161,63 @@ impl Values {
     #[must_use]
     pub fn changed(&self, newer: &Self, applies: Applies) -> Vec<&'static str> {
         KEYS.iter()
-            .filter(|key| key.applies == applies && self.get(key.path) != newer.get(key.path))
+            .filter(|key| key.applies == applies && !self.agree(newer, key.path))
             .map(|key| key.path)
             .collect()
     }
 
-    fn table(&mut self, source: &Source<'_>, path: &str, table: &DeTable<'_>, faults: &mut Faults) {
+    /// Takes over the values of `newer` whose change takes effect on reload.
+    pub fn take_over(&mut self, newer: &Self) {
+        for key in KEYS.iter().filter(|key| key.applies == Applies::Reload) {
+            match newer.set.get(key.path) {
+                Some(value) => self.set.insert(key.path.to_owned(), value.clone()),
+                None => self.set.remove(key.path),
+            };
+        }
+    }
+
+    /// Whether the key has the same value in both, in every table that it is in.
+    fn agree(&self, other: &Self, path: &str) -> bool {
+        let repeated = path.split_once('.').filter(|(table, _)| schema::repeated(table).is_some());
+        let Some((table, key)) = repeated else { return self.get(path) == other.get(path) };
+        let count = self.count(table);
+        count == other.count(table)
+            && (0..count)
+                .map(|index| format!("{table}[{index}].{key}"))
+                .all(|path| self.get(&path) == other.get(&path))
+    }
+
+    /// `place` is the path of `table` as it is stored and as the schema has it.
+    fn table(
+        &mut self,
+        source: &Source<'_>,
+        place: (&str, &str),
+        table: &DeTable<'_>,
+        faults: &mut Faults,
+    ) {
+        let below = |path: &str, name: &str| {
+            if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+        };
         for (name, value) in table {
-            let dot = if path.is_empty() { "" } else { "." };
-            let inner = format!("{path}{dot}{}", name.get_ref());
+            let stored = below(place.0, name.get_ref());
+            let inner = below(place.1, name.get_ref());
             if let Some(key) = schema::find(&inner) {
                 match check(key, value) {
                     Ok(checked) => {
-                        self.set.insert(key.path, (checked, value.span()));
+                        self.set.insert(stored, (checked, value.span()));
                     }
                     Err((span, problem)) => {
-                        self.faulty.insert(key.path, value.span());
+                        self.faulty.insert(stored, value.span());
                         let allowed = Some(key.kind.allowed());
                         faults.push(source.fault(span, key.path, problem, allowed));
                     }
                 }
+            } else if let Some(repeated) = schema::repeated(&inner) {
+                self.repeated(source, repeated, value, faults);
             } else if schema::is_table(&inner) {
                 if let Some(table) = value.get_ref().as_table() {
-                    self.tables.insert(inner.clone(), name.span());
-                    self.table(source, &inner, table, faults);
+                    self.tables.insert(stored.clone(), name.span());
+                    self.table(source, (&stored, &inner), table, faults);
                 } else {
                     let keys = schema::members(&inner).collect::<Vec<_>>().join(", ");
                     let problem = format!("is {}", described(value.get_ref()));
@@ -174,11 +225,46 @@ impl Values {
                     faults.push(source.fault(value.span(), inner, problem, allowed));
                 }
             } else {
-                let problem = unknown(path, name.get_ref());
-                let allowed = schema::members(path).collect::<Vec<_>>().join(", ");
+                let problem = unknown(place.1, name.get_ref());
+                let allowed = schema::members(place.1).collect::<Vec<_>>().join(", ");
                 faults.push(source.fault(name.span(), inner, problem, Some(allowed)));
             }
         }
+    }
+
+    fn repeated(
+        &mut self,
+        source: &Source<'_>,
+        repeated: &'static Repeated,
+        value: &Spanned<DeValue<'_>>,
+        faults: &mut Faults,
+    ) {
+        let Repeated { path, max } = *repeated;
+        let shape = || {
+            let keys = schema::members(path).collect::<Vec<_>>().join(", ");
+            Some(format!("one or more [[{path}]] with {keys}"))
+        };
+        let Some(tables) = value.get_ref().as_array() else {
+            let problem = format!("is {}", described(value.get_ref()));
+            faults.push(source.fault(value.span(), path, problem, shape()));
+            return;
+        };
+        for (index, entry) in tables.iter().enumerate() {
+            let Some(table) = entry.get_ref().as_table() else {
+                let problem = format!("holds {}", described(entry.get_ref()));
+                faults.push(source.fault(entry.span(), path, problem, shape()));
+                continue;
+            };
+            if index == max {
+                let problem = format!("is there {} times", tables.len());
+                let allowed = Some(format!("at most {max} times"));
+                faults.push(source.fault(entry.span(), path, problem, allowed));
+            }
+            let stored = format!("{path}[{index}]");
+            self.tables.insert(stored.clone(), entry.span());
+            self.table(source, (&stored, path), table, faults);
+        }
+        self.counts.insert(path, tables.len());
     }
 }
 
@@ -195,10 +281,18 @@ fn unknown(path: &str, name: &str) -> String {
 }
 
 fn default_of(path: &str) -> Option<Value> {
-    let key = schema::find(path)?;
+    let key = schema::find(&without_number(path))?;
     let Otherwise::Toml(text) = key.default else { return None };
     let value = DeValue::parse(text).ok()?;
     check(key, &value).ok()
+}
+
+/// The path as the schema has it.
+pub(super) fn without_number(path: &str) -> Cow<'_, str> {
+    match path.split_once('[').and_then(|(table, rest)| Some((table, rest.split_once(']')?.1))) {
+        Some((table, key)) => format!("{table}{key}").into(),
+        None => path.into(),
+    }
 }
 
 /// Checks `value` against its key; else where and what is wrong.
@@ -212,6 +306,7 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
         if inside { Ok(()) } else { Err(here(format!("{shown} is out of range"))) }
     };
     Ok(match &key.kind {
+        Kind::Flag => Value::Flag(held.as_bool().ok_or_else(mismatch)?),
         Kind::Integer(min, max) => {
             let n = integer()?;
             in_range((min..=max).contains(&&n), &n)?;
@@ -382,6 +477,57 @@ mod tests {
             let (_, faults) = read(&format!("[devices.rate]\nbatches_per_second = {text}\n"));
             assert_eq!(faults.len(), 1, "{text}: {faults:?}");
         }
+    }
+
+    #[test]
+    fn repeated_tables_are_read_one_by_one_headed_or_inline() {
+        for text in [
+            "[[push]]\nurl = \"http://a/w\"\n[[push]]\nurl = \"http://b/w\"\ngzip = false\n",
+            "push = [{ url = \"http://a/w\" }, { url = \"http://b/w\", gzip = false }]",
+        ] {
+            let (values, faults) = read(text);
+            assert_eq!(faults, [""; 0]);
+            assert_eq!(values.count("push"), 2);
+            assert_eq!(values.text("push[0].url").as_deref(), Some("http://a/w"));
+            assert_eq!(values.text("push[1].url").as_deref(), Some("http://b/w"));
+            assert_eq!(
+                (values.flag("push[0].gzip"), values.flag("push[1].gzip")),
+                (None, Some(false))
+            );
+            assert_eq!(values.integer::<u32>("push[1].batch_size"), 5000);
+        }
+        assert_eq!(Values::default().count("push"), 0);
+    }
+
+    #[test]
+    fn faults_in_repeated_tables_have_their_lines() {
+        let (_, faults) = read("[[push]]\nbatch_size = 0\n[[push]]\n\nurl = 7\nintervall = 1\n");
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        assert!(faults[0].starts_with("t.toml:2: push.batch_size: 0 is out of range"));
+        assert!(faults[1].starts_with("t.toml:5: push.url: is an integer"), "{faults:?}");
+        assert!(
+            faults[2]
+                .starts_with("t.toml:6: push.intervall: unknown key; did you mean \"interval\"?")
+        );
+        let (_, faults) = read("[push]\nurl = \"http://a/w\"\n");
+        assert!(
+            faults[0]
+                .starts_with("t.toml:1: push: is a table; allowed: one or more [[push]] with name"),
+            "{faults:?}"
+        );
+        let (_, faults) = read("push = [3]\n");
+        assert!(faults[0].starts_with("t.toml:1: push: holds an integer"), "{faults:?}");
+        let (_, faults) = read(&"[[push]]\n".repeat(9));
+        assert_eq!(faults, ["t.toml:9: push: is there 9 times; allowed: at most 8 times"]);
+    }
+
+    #[test]
+    fn a_change_in_any_of_the_repeated_tables_is_one_of_its_key() {
+        let (old, _) = read("[[push]]\ntimeout = \"1s\"\n[[push]]\n");
+        let (new, _) = read("[[push]]\ntimeout = \"1s\"\n[[push]]\ntimeout = \"2s\"\n");
+        assert_eq!(old.changed(&new, Applies::Restart), ["push.timeout"]);
+        assert!(old.changed(&old, Applies::Restart).is_empty());
+        assert!(Values::default().changed(&new, Applies::Restart).contains(&"push.url"));
     }
 
     #[test]

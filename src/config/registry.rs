@@ -52,6 +52,20 @@ pub struct Device {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credential(Hash);
 
+/// Why a token does not let a device in. For the operator alone: who offers the token must not
+/// learn it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mistrust {
+    /// The device is not in the registry.
+    Unknown,
+    /// It is, without a token.
+    NoToken,
+    /// The token is that before the last rotation, whose overlap has ended.
+    Expired,
+    /// It is not the device's token.
+    Foreign,
+}
+
 /// The SHA-256 of a token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Hash([u8; 32]);
@@ -118,6 +132,19 @@ impl Registry {
     #[must_use]
     pub fn still_valid(&self, credential: &Credential, device: &DeviceId, now: f64) -> bool {
         self.holds(device, &credential.0, now).into()
+    }
+
+    /// Why a connection of `device` with the token of `offered` was refused at `now` (Unix time in
+    /// seconds). Takes as long as it takes: the answer must be on its way before this is asked.
+    #[must_use]
+    pub fn mistrust(&self, device: &DeviceId, offered: &Credential, now: f64) -> Mistrust {
+        let Some(entry) = self.devices.get(device) else { return Mistrust::Unknown };
+        let expired = |p: &Previous| p.token == offered.0 && p.expires <= now;
+        match &entry.previous {
+            Some(previous) if expired(previous) => Mistrust::Expired,
+            _ if entry.token.is_none() => Mistrust::NoToken,
+            _ => Mistrust::Foreign,
+        }
     }
 
     /// What `device` may do; `None` when it is not registered.
@@ -191,6 +218,14 @@ impl Device {
     #[must_use]
     pub fn permissions(&self) -> &Permissions {
         &self.permissions
+    }
+}
+
+impl Credential {
+    /// That of `token`, whether it opens anything or not.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(Hash::of(token))
     }
 }
 

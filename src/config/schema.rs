@@ -21,6 +21,8 @@ pub struct Key {
 /// What a key may hold.
 #[derive(Debug)]
 pub enum Kind {
+    /// `true` or `false`.
+    Flag,
     /// An integer, both ends included.
     Integer(i64, i64),
     /// A number, both ends included.
@@ -73,7 +75,7 @@ pub enum Applies {
 }
 
 use Applies::{Reload, Restart};
-use Kind::{Address, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time};
+use Kind::{Address, Flag, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time};
 use Otherwise::{Absent, Found, Toml};
 
 const fn key(path: &'static str, kind: Kind, default: Otherwise, applies: Applies) -> Key {
@@ -110,6 +112,7 @@ pub static KEYS: &[Key] = &[
     key("devices.tls.cert", Path, Absent, Restart),
     key("devices.tls.key", Path, Absent, Restart),
     key("devices.tls.client_ca", Path, Absent, Restart),
+    key("devices.tls.crl", Path, Absent, Restart),
     key("mqtt.url", Text(&text::BROKER_URL), Toml("\"mqtt://127.0.0.1:1883\""), Restart),
     key("mqtt.version", OneOfIntegers(&[4, 5]), Toml("5"), Restart),
     key("mqtt.prefix", Text(&text::PREFIX), Toml("\"tidegate/{gateway}\""), Restart),
@@ -119,6 +122,8 @@ pub static KEYS: &[Key] = &[
         Toml("\"json\""),
         Restart,
     ),
+    key("mqtt.homeassistant", Flag, Toml("false"), Restart),
+    key("mqtt.homeassistant_prefix", Text(&text::PREFIX), Toml("\"homeassistant\""), Restart),
     key("mqtt.client_id", Text(&text::CLIENT_ID), Toml("\"tidegate-{gateway}\""), Restart),
     key("mqtt.username", Text(&text::USER_NAME), Absent, Restart),
     key("mqtt.password_file", Path, Absent, Restart),
@@ -145,9 +150,43 @@ pub static KEYS: &[Key] = &[
     key("dashboard.users", Path, Absent, Restart),
     key("dashboard.tls.cert", Path, Absent, Restart),
     key("dashboard.tls.key", Path, Absent, Restart),
+    key("history.max_memory", Size(0, 1 << 30), Toml("\"8MiB\""), Restart),
+    key("history.keep", OneOf(&["disk", "memory"]), Toml("\"disk\""), Restart),
+    key("history.save_every", Time(0, DAY), Toml("\"1h\""), Restart),
+    key("push.name", Text(&text::PUSH_NAME), Found("the host in the url"), Restart),
+    key("push.url", Text(&text::PUSH_URL), Absent, Restart),
+    key("push.auth", OneOf(&["token", "bearer", "basic"]), Toml("\"token\""), Restart),
+    key("push.token_file", Path, Absent, Restart),
+    key("push.ca", Path, Absent, Restart),
+    key("push.measurement", Text(&text::MEASUREMENT), Toml("\"readings\""), Restart),
+    key("push.devices", Texts(&text::PATTERN), Toml("[]"), Restart),
+    key("push.readings", Texts(&text::PATTERN), Toml("[]"), Restart),
+    key("push.batch_size", Integer(1, 100_000), Toml("5000"), Restart),
+    key("push.interval", Time(10, 10 * MINUTE), Toml("\"1s\""), Restart),
+    key("push.max_buffer", Size(64 * KIB, 1 << 30), Toml("\"8MiB\""), Restart),
+    key("push.gzip", Flag, Found("true, but not for a loopback host"), Restart),
+    key("push.timeout", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
     key("log.level", Text(&text::LOG_LEVEL), Toml("\"info\""), Reload),
     key("log.target", OneOf(&["auto", "journal", "stderr"]), Toml("\"auto\""), Restart),
 ];
+
+/// A table that may come several times, each time under `[[path]]`. Its keys stand in [`KEYS`] once.
+#[derive(Debug)]
+pub struct Repeated {
+    /// Its name.
+    pub path: &'static str,
+    /// How often at most.
+    pub max: usize,
+}
+
+/// Every such table.
+pub static REPEATED: &[Repeated] = &[Repeated { path: "push", max: 8 }];
+
+/// The repeated table of that path.
+#[must_use]
+pub fn repeated(path: &str) -> Option<&'static Repeated> {
+    REPEATED.iter().find(|table| table.path == path)
+}
 
 /// The key of that path.
 #[must_use]
@@ -186,6 +225,7 @@ impl Kind {
             Time(..) => "time",
             OneOf(_) | Text(_) => "string",
             Address => "address",
+            Flag => "boolean",
             Path => "path",
             Texts(_) => "list of strings",
         }
@@ -209,6 +249,7 @@ impl Kind {
                 choices.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
             }
             Address => "an IP address and port, \"127.0.0.1:7070\" or \"[::1]:7070\"".into(),
+            Flag => "true or false".into(),
             Path => "the path of a file or folder".into(),
             Text(rule) => rule.allowed.into(),
             Texts(rule) => format!("a list of: {}", rule.allowed),

@@ -1,6 +1,9 @@
 //! Rules for strings that have a form of their own.
 
+use std::borrow::Cow;
+
 use crate::config::schema::Rule;
+use crate::core::policy::Pattern;
 
 /// Most characters in `gateway.id`.
 pub const GATEWAY_ID_MAX: usize = 64;
@@ -40,12 +43,57 @@ pub static BROKER_URL: Rule = Rule {
 pub static ORIGIN: Rule =
     Rule { allowed: "https://HOST[:PORT] or http://HOST[:PORT], without a path", check: origin };
 
+/// `push.name`: a label of metrics.
+pub static PUSH_NAME: Rule = Rule {
+    allowed: "1 to 64 characters without control characters",
+    check: |text| plain(text, 64),
+};
+
+/// `push.url`.
+pub static PUSH_URL: Rule = Rule {
+    allowed: "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, with ?QUERY where the store wants one",
+    check: |text| super::url::write_url(text).map(drop),
+};
+
+/// `push.measurement`.
+pub static MEASUREMENT: Rule = Rule {
+    allowed: "1 to 64 characters, letters, digits and _ - . : /, a letter first",
+    check: measurement,
+};
+
+/// `push.devices` and `push.readings`.
+pub static PATTERN: Rule = Rule {
+    allowed: "names, with * for any run of characters and ? for one",
+    check: |text| text.parse::<Pattern>().map(drop).map_err(|error| error.to_string()),
+};
+
 /// `log.level`.
 pub static LOG_LEVEL: Rule = Rule {
     allowed: "error, warn, info, debug, trace or off; after a comma MODULE=LEVEL for one module, \
               as in \"info,tidegate::uplink=debug\"",
     check: log_level,
 };
+
+/// `text` with user names and passwords left out of every URL in it (RFC 3986 section 3.2.1: what
+/// stands between `//` and `@`).
+#[must_use]
+pub fn without_credentials(text: &str) -> Cow<'_, str> {
+    if !(text.contains("://") && text.contains('@')) {
+        return Cow::Borrowed(text);
+    }
+    let mut parts = text.split("://");
+    let mut safe = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        safe.push_str("://");
+        let ends =
+            |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '\'' | '<' | '>');
+        let authority = part.get(..part.find(ends).unwrap_or(part.len())).unwrap_or_default();
+        // The last one: what a careless password holds of them belongs to it.
+        let from = authority.rfind('@').map_or(0, |at| at + 1);
+        safe.push_str(part.get(from..).unwrap_or_default());
+    }
+    Cow::Owned(safe)
+}
 
 /// Where a broker is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +111,10 @@ pub struct Broker {
 /// # Errors
 /// What is wrong with it.
 pub fn broker(url: &str) -> Result<Broker, String> {
+    if url.contains('@') {
+        // The text is not repeated: it may hold a password.
+        return Err("holds a user name; write mqtt.username and mqtt.password_file".into());
+    }
     let (tls, rest) = if let Some(rest) = url.strip_prefix("mqtts://") {
         (true, rest)
     } else if let Some(rest) = url.strip_prefix("mqtt://") {
@@ -71,13 +123,16 @@ pub fn broker(url: &str) -> Result<Broker, String> {
         return Err(format!("{url:?} does not begin with mqtt:// or mqtts://"));
     };
     let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.contains('@') {
-        // The text is not repeated: it may hold a password.
-        return Err("holds a user name; write mqtt.username and mqtt.password_file".into());
-    }
     if rest.contains(['/', '?', '#']) {
         return Err(format!("{url:?} has something after the port"));
     }
+    let (host, port) = host_and_port(url, rest)?;
+    let port = port.unwrap_or(if tls { 8883 } else { 1883 });
+    Ok(Broker { host, port, tls })
+}
+
+/// Reads `HOST[:PORT]`, which `url` holds; the host comes without brackets.
+pub(super) fn host_and_port(url: &str, rest: &str) -> Result<(String, Option<u16>), String> {
     let (host, port) = if let Some(rest) = rest.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or(format!("{url:?} lacks a ]"))?;
         if host.parse::<std::net::Ipv6Addr>().is_err() {
@@ -88,21 +143,31 @@ pub fn broker(url: &str) -> Result<Broker, String> {
         rest.split_at(rest.find(':').unwrap_or(rest.len()))
     };
     let port = match port.strip_prefix(':') {
-        Some(port) => port.parse().ok().filter(|p| *p != 0).ok_or(format!("no port {port:?}"))?,
-        None if port.is_empty() => {
-            if tls {
-                8883
-            } else {
-                1883
-            }
+        Some(port) => {
+            Some(port.parse().ok().filter(|p| *p != 0).ok_or(format!("no port {port:?}"))?)
         }
+        None if port.is_empty() => None,
         None => return Err(format!("{url:?} has something between ] and the port")),
     };
     let host_character = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
     if host.is_empty() || host.len() > 253 || !host.chars().all(host_character) {
         return Err(format!("{host:?} is not a host name"));
     }
-    Ok(Broker { host: host.to_owned(), port, tls })
+    Ok((host.to_owned(), port))
+}
+
+fn measurement(text: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/');
+    if text.chars().count() > 64 {
+        return Err(format!("has {} characters", text.chars().count()));
+    }
+    if !text.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        return Err(format!("{text:?} does not begin with a letter"));
+    }
+    match text.chars().find(|c| !fits(*c)) {
+        Some(c) => Err(format!("{text:?} holds {c:?}")),
+        None => Ok(()),
+    }
 }
 
 fn plain(text: &str, max: usize) -> Result<(), String> {
@@ -211,7 +276,25 @@ mod tests {
 
     #[test]
     fn a_password_in_the_url_is_not_repeated() {
-        assert!(!broker("mqtt://u:secret@gw").unwrap_err().contains("secret"));
+        for url in
+            ["mqtt://u:secret@gw", "tcp://u:secret@gw", "mqtt://u:se/secret@gw", "u:secret@gw"]
+        {
+            assert!(!broker(url).unwrap_err().contains("secret"), "{url}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_left_out_of_every_url_and_nothing_else_is() {
+        for (text, safe) in [
+            ("https://u:p@a.example:1/x?y", "https://a.example:1/x?y"),
+            ("to https://u@a and mqtt://u:p@b@c: no", "to https://a and mqtt://c: no"),
+            ("https://a.example/@x", "https://a.example/@x"),
+            ("joe@a.example", "joe@a.example"),
+            ("mqtt://gw:1", "mqtt://gw:1"),
+            ("\"http://u:p@[::1]:8\"", "\"http://[::1]:8\""),
+        ] {
+            assert_eq!(without_credentials(text), safe);
+        }
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn write_text(out: &mut BytesMut, text: &str) {
 }
 
 /// A JSON scalar by `serde_json`: shortest round-trip floats, `null` for what is not finite.
-fn write_scalar<T: serde::Serialize + ?Sized>(out: &mut BytesMut, scalar: &T) {
+pub(super) fn write_scalar<T: serde::Serialize + ?Sized>(out: &mut BytesMut, scalar: &T) {
     // Neither a scalar nor a buffer that grows can fail.
     let _ = serde_json::to_writer(out.writer(), scalar);
 }

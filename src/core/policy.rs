@@ -161,7 +161,7 @@ impl Permissions {
             Some(reading) => Err(Reject {
                 code: RejectCode::NameNotPermitted,
                 reason: format!(
-                    "this device may not publish {:?}; it may publish {}",
+                    "reading {:?} does not match the device's readings patterns [{}]",
                     reading.name,
                     listed(&self.readings)
                 ),
@@ -175,7 +175,8 @@ fn allows(patterns: &[Pattern], name: &str) -> bool {
 }
 
 fn listed(patterns: &[Pattern]) -> String {
-    let shown: Vec<_> = patterns.iter().take(PATTERNS_SHOWN).map(Pattern::as_str).collect();
+    let shown: Vec<_> =
+        patterns.iter().take(PATTERNS_SHOWN).map(|pattern| format!("{pattern:?}")).collect();
     let shown = shown.join(", ");
     match patterns.len().saturating_sub(PATTERNS_SHOWN) {
         0 => shown,

@@ -65,6 +65,13 @@ impl Close {
         }
         Self { code, reason }
     }
+
+    /// Whether it only says that the gateway goes or starts again: nothing is wrong with the
+    /// device or its connection.
+    #[must_use]
+    pub fn is_farewell(&self) -> bool {
+        matches!(self.code, GOING_AWAY | RESTARTING)
+    }
 }
 
 /// What holds for all sessions.

@@ -14,6 +14,9 @@ use serde::Serialize;
 use super::http::{Refusal, body, json};
 use super::hub::{DeviceList, Hub};
 use super::render::{self, Filter};
+use super::slot::Slot;
+use crate::host::machine::Process;
+use crate::metrics::{self, HISTORY_REFUSALS, Reason};
 use crate::ports::UplinkState;
 
 /// 200 while the process works.
@@ -58,8 +61,16 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
     let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     metrics.spool_batches.set(gauge(spool.batches));
     metrics.spool_bytes.set(gauge(spool.bytes));
+    metrics.spool_max_bytes.set(gauge(spool.max_bytes));
+    metrics.spool_room.set(spool.room.map_or(f64::NAN, |room| room as f64));
+    metrics.spool_stalled.set(i64::from(spool.fault.is_some()));
     let age = spool.oldest.map_or(0.0, |oldest| (context.clock.unix() - oldest).max(0.0));
     metrics.spool_oldest.set(age);
+    for push in context.health.pushes() {
+        let label = metrics::Push { push: push.name.clone() };
+        let queued = gauge(push.queued.load(Ordering::Relaxed));
+        context.metrics.push_queued.get_or_create(&label).set(queued);
+    }
     let up = context.health.uplink().state == UplinkState::Connected;
     metrics.uplink_up.set(i64::from(up));
     // There is no number for "unknown", and 0 would be a lie: comparisons with NaN are false.
@@ -74,8 +85,19 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
         let before = metrics.disk_written.get();
         metrics.disk_written.inc_by(written.since_start.saturating_sub(before));
     }
-    let damaged = context.health.ledger().damaged;
-    metrics.ledger_damaged.inc_by(damaged.saturating_sub(metrics.ledger_damaged.get()));
+    let ledger = context.health.ledger();
+    metrics.ledger_stalled.set(i64::from(ledger.fault.is_some()));
+    metrics.ledger_damaged.inc_by(ledger.damaged.saturating_sub(metrics.ledger_damaged.get()));
+    metrics.start_time.set(context.clock.unix() - context.started.elapsed().as_secs_f64());
+    metrics.cpu_seconds.inc_by((Process::cpu_seconds() - metrics.cpu_seconds.get()).max(0.0));
+    metrics.resident.set(Process::own().resident.map_or(f64::NAN, |bytes| bytes as f64));
+    let memory = context.fleet.memory();
+    metrics.history_series.set(gauge(memory.series() as u64));
+    metrics.history_bytes.set(gauge(memory.used() as u64));
+    for (index, reason) in HISTORY_REFUSALS.into_iter().enumerate() {
+        let counter = metrics.history_refused.get_or_create(&Reason { reason });
+        counter.inc_by(memory.refused(index).saturating_sub(counter.get()));
+    }
     let modern = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -91,6 +113,11 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
 /// The gateway's state.
 pub(super) async fn status(State(hub): State<Arc<Hub>>) -> Response<Body> {
     json(&hub.status())
+}
+
+/// The machine, the process, the limits and the configuration.
+pub(super) async fn gateway(State(hub): State<Arc<Hub>>) -> Response<Body> {
+    body("application/json", hub.gateway().into())
 }
 
 /// All devices, sent as they are rendered.
@@ -111,14 +138,27 @@ pub(super) async fn device(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response<Body>, Refusal> {
+    let slot = slot(&hub, path)?;
+    let mut document = Vec::new();
+    render::device_in_full(&slot, &mut document);
+    Ok(body("application/json", document.into()))
+}
+
+/// What is known of the device that the path names.
+///
+/// # Errors
+/// 404 where nothing is.
+pub(super) fn slot(
+    hub: &Hub,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Arc<Slot>, Refusal> {
     // What is not even UTF-8 is no device's id either.
     let device = path.map_or_else(|_| String::new(), |Path(device)| device);
-    let Some(slot) = hub.context().fleet.slot(&device) else {
+    hub.context().fleet.slot(&device).ok_or_else(|| {
         let device: String = device.chars().take(80).collect();
-        let error = format!("no device {device:?} has connected since the gateway started");
-        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
-    };
-    let mut document = Vec::new();
-    render::device(&slot, &Filter::default(), &mut document);
-    Ok(body("application/json", document.into()))
+        let error = format!(
+            "no device {device:?} is in the registry or has connected since the gateway started"
+        );
+        Refusal::new(StatusCode::NOT_FOUND, error)
+    })
 }

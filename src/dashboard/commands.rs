@@ -105,7 +105,8 @@ async fn ended(book: &CommandBook, mut record: Arc<Record>, wait: Duration) -> A
 pub(super) struct Wanted {
     device: Option<String>,
     state: Option<String>,
-    limit: Option<usize>,
+    /// 32 bits on every platform, as the description of the API says.
+    limit: Option<u32>,
 }
 
 /// The commands in the ledger, newest first.
@@ -120,13 +121,14 @@ pub(super) async fn list(
         let known: Vec<_> = command::State::ALL.iter().map(|state| state.as_str()).collect();
         return Err(bad(format!("state is one of {}", known.join(", "))));
     }
+    let limit = wanted.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
     let fits = |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|w| w == is);
     let all = hub.context().commands.book.all();
     let records: Vec<_> = all
         .iter()
         .filter(|record| fits(&wanted.device, record.device.as_str()))
         .filter(|record| fits(&wanted.state, record.state().as_str()))
-        .take(wanted.limit.unwrap_or(usize::MAX))
+        .take(limit)
         .map(|record| record.to_json())
         .collect();
     Ok(json(&records))

@@ -9,12 +9,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::Serialize;
 
 use super::assets::{self, ASSETS};
 use super::hub::Hub;
-use super::{api, commands, render, stream};
+use super::{api, commands, history, log, openapi, render, stream};
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -72,20 +72,33 @@ pub(super) fn body(content_type: &'static str, body: Body) -> Response<Body> {
     response
 }
 
+/// What there is to ask for besides the page.
+pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Hub>>)> {
+    vec![
+        ("/healthz", get(api::healthz)),
+        ("/readyz", get(api::readyz)),
+        ("/metrics", get(api::metrics)),
+        ("/api/v1/status", get(api::status)),
+        ("/api/v1/gateway", get(api::gateway)),
+        ("/api/v1/log", get(log::list)),
+        ("/api/v1/openapi.json", get(openapi::document)),
+        ("/api/v1/devices", get(api::devices)),
+        ("/api/v1/devices/{device}", get(api::device)),
+        ("/api/v1/devices/{device}/history", get(history::query::history)),
+        ("/api/v1/devices/{device}/commands", post(commands::ask)),
+        ("/api/v1/commands", get(commands::list)),
+        ("/api/v1/commands/{id}", get(commands::one)),
+        ("/api/v1/stream", get(stream::websocket)),
+        ("/api/v1/events", get(stream::events)),
+    ]
+}
+
 /// All there is to ask for.
 pub(super) fn router(hub: Arc<Hub>) -> Router {
-    let mut router = Router::new()
-        .route("/healthz", get(api::healthz))
-        .route("/readyz", get(api::readyz))
-        .route("/metrics", get(api::metrics))
-        .route("/api/v1/status", get(api::status))
-        .route("/api/v1/devices", get(api::devices))
-        .route("/api/v1/devices/{device}", get(api::device))
-        .route("/api/v1/devices/{device}/commands", post(commands::ask))
-        .route("/api/v1/commands", get(commands::list))
-        .route("/api/v1/commands/{id}", get(commands::one))
-        .route("/api/v1/stream", get(stream::websocket))
-        .route("/api/v1/events", get(stream::events));
+    let mut router = Router::new();
+    for (path, answer) in routes() {
+        router = router.route(path, answer);
+    }
     for asset in ASSETS {
         let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
         router = router.route(asset.path, get(answer));

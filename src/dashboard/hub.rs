@@ -9,15 +9,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ::log::Level;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Context;
+use super::gateway::View;
+use super::history::Tending;
+use super::log;
+use super::rates::{self, Rates};
 use super::render::{self, Filter};
 use super::slot::Slot;
-use super::status::{self, Commands, Devices, Spool, Status, StatusMessage, Uplink};
+use super::status::{self, Commands, Counts, Devices, Push, Spool, Status, StatusMessage, Uplink};
 use crate::core::batch::LossReason;
 use crate::core::forecast::{Flow, Forecast, Sample};
 use crate::core::ids::DeviceId;
@@ -43,6 +48,8 @@ pub(super) struct Hub {
     viewers: AtomicUsize,
     arrival: Notify,
     flow: Mutex<Flow>,
+    rates: Mutex<Rates>,
+    view: View,
     ticks: watch::Sender<Arc<Tick>>,
 }
 
@@ -52,7 +59,7 @@ struct Tick {
     version: u64,
     changed: Vec<Arc<Slot>>,
     /// One for everybody, in the order of `changed`.
-    messages: Vec<(DeviceId, Utf8Bytes)>,
+    messages: Vec<Message>,
     /// The newest status and the tick that made it.
     status: Utf8Bytes,
     status_version: u64,
@@ -60,6 +67,28 @@ struct Tick {
     removal_version: u64,
     /// How many changes of commands there have been.
     commands: u64,
+    /// The newest entry of the log.
+    log: u64,
+}
+
+/// A text for everybody whom it concerns.
+#[derive(Debug)]
+enum Message {
+    OfDevice(DeviceId, Utf8Bytes),
+    /// Of the log: how serious it is, and the device it is about.
+    Log(Level, Option<String>, Utf8Bytes),
+}
+
+impl Message {
+    /// The text for a viewer with this filter.
+    fn wanted(&self, filter: &Filter) -> Option<&Utf8Bytes> {
+        match self {
+            Self::OfDevice(device, text) => filter.wants_device(device).then_some(text),
+            Self::Log(level, device, text) => {
+                filter.wants_log(*level, device.as_deref()).then_some(text)
+            }
+        }
+    }
 }
 
 /// What viewers must hear of at once, as opposed to each second.
@@ -80,12 +109,19 @@ impl Hub {
             viewers: AtomicUsize::new(0),
             arrival: Notify::new(),
             flow: Mutex::default(),
+            rates: Mutex::default(),
+            view: View::default(),
             ticks: watch::Sender::new(Arc::default()),
         })
     }
 
     pub(super) fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// What `/api/v1/gateway` answers.
+    pub(super) fn gateway(&self) -> Bytes {
+        self.view.document(&self.context)
     }
 
     /// The status now.
@@ -101,7 +137,10 @@ impl Hub {
             uplink: Uplink::new(context.health.uplink()),
             spool,
             devices: self.devices(),
+            rates: lock(&self.rates).mean(),
+            counts: Counts::new(&context.metrics),
             commands: Commands::new(context.health.ledger()),
+            push: context.health.pushes().iter().map(|push| Push::new(push)).collect(),
         }
     }
 
@@ -148,6 +187,7 @@ impl Hub {
             filter,
             cursor: 0,
             commands: 0,
+            log: 0,
             ticks,
             pending: Pending::Nothing,
         };
@@ -178,25 +218,37 @@ impl Hub {
     }
 
     /// Nobody needs the last tick's texts any more; only its numbers go on. What became of commands
-    /// while nobody watched is no news for who comes next.
+    /// and was logged while nobody watched is no news for who comes next.
     fn forget_last_tick(&self) {
         let commands = self.context.commands.book.count();
+        let log = self.context.log.newest();
         self.ticks.send_modify(|tick| {
             let Tick { version, status_version, removal_version, .. } = **tick;
             let numbers =
-                Tick { version, status_version, removal_version, commands, ..Tick::default() };
+                Tick { version, status_version, removal_version, commands, log, ..Tick::default() };
             *tick = Arc::new(numbers);
         });
     }
 
-    /// Watches what comes in, how the spool fills and what is written to disk; for ever.
+    /// Watches what comes in and goes out, how the spool fills, what is written to disk and what the
+    /// history takes; for ever.
     pub(super) async fn watch_flow(&self) {
         let mut interval = tokio::time::interval(FLOW_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tending = Tending::default();
         loop {
             let now = interval.tick().await;
             let time = now.into_std().saturating_duration_since(self.context.started);
-            lock(&self.flow).sample(self.sample(time.as_secs_f64()));
+            let sample = self.sample(time.as_secs_f64());
+            lock(&self.rates).sample(rates::Sample {
+                time: sample.time,
+                readings_in: sample.readings_in,
+                readings_out: self.context.metrics.readings_published.get(),
+            });
+            lock(&self.flow).sample(sample);
+            self.view.sample();
+            let unix = self.context.clock.unix();
+            tending.tend(&self.context.fleet, time.as_secs_f64(), unix);
             self.context.wear.watch();
         }
     }
@@ -230,7 +282,8 @@ impl Hub {
             *known != urgent || now.duration_since(*then) >= STATUS_EVERY
         });
         let news = self.context.commands.book.news(before.commands);
-        if scratch.is_empty() && news.records.is_empty() && !due {
+        let entries = self.context.log.since(before.log);
+        if scratch.is_empty() && news.records.is_empty() && entries.is_empty() && !due {
             return;
         }
         let (status, status_version) = if due {
@@ -239,7 +292,7 @@ impl Hub {
         } else {
             (before.status.clone(), before.status_version)
         };
-        let everyone = Filter::default();
+        let everyone = Filter::everything();
         let mut removal_version = before.removal_version;
         let mut messages = Vec::with_capacity(scratch.len());
         for slot in scratch.iter() {
@@ -247,11 +300,16 @@ impl Hub {
                 removal_version = version;
             }
             for message in render::changes(slot, before.version, &everyone) {
-                messages.push((slot.id.clone(), message.into()));
+                messages.push(Message::OfDevice(slot.id.clone(), message.into()));
             }
         }
         for record in &news.records {
-            messages.push((record.device.clone(), render::command(record).into()));
+            let text = render::command(record).into();
+            messages.push(Message::OfDevice(record.device.clone(), text));
+        }
+        let newest = entries.last().map_or(before.log, |entry| entry.number);
+        for (level, device, text) in log::messages(entries, &everyone) {
+            messages.push(Message::Log(level, device, text.into()));
         }
         let changed = scratch.clone();
         self.ticks.send_replace(Arc::new(Tick {
@@ -262,6 +320,7 @@ impl Hub {
             status_version,
             removal_version,
             commands: news.count,
+            log: newest,
         }));
     }
 
@@ -336,6 +395,8 @@ pub(super) struct Viewer {
     cursor: u64,
     /// The changes of commands up to there.
     commands: u64,
+    /// The newest entry of the log up to there.
+    log: u64,
     ticks: watch::Receiver<Arc<Tick>>,
     pending: Pending,
 }
@@ -400,10 +461,10 @@ impl Viewer {
                 })
             }
             Pending::Shared { tick, next, status } => {
-                while let Some((device, message)) = tick.messages.get(*next) {
+                while let Some(message) = tick.messages.get(*next) {
                     *next += 1;
-                    if self.filter.wants_device(device) {
-                        return Some(Piece::Whole(message.clone()));
+                    if let Some(text) = message.wanted(&self.filter) {
+                        return Some(Piece::Whole(text.clone()));
                     }
                 }
                 let message = std::mem::take(status).then(|| tick.status.clone());
@@ -435,6 +496,7 @@ impl Viewer {
         let tick = Arc::clone(&self.ticks.borrow_and_update());
         let since = std::mem::replace(&mut self.cursor, tick.version);
         let commands = std::mem::replace(&mut self.commands, tick.commands);
+        let logged = std::mem::replace(&mut self.log, tick.log);
         let status = tick.status_version > since;
         let keeps_pace = since + 1 == tick.version;
         self.pending = if since >= tick.version {
@@ -447,8 +509,13 @@ impl Viewer {
             let status = status.then(|| tick.status.clone());
             let news = self.hub.context.commands.book.news(commands);
             let wanted = news.records.iter().rev().filter(|r| self.filter.wants_device(&r.device));
+            let entries = self.hub.context.log.since(logged);
+            let entries = entries.into_iter().filter(|entry| entry.number <= tick.log).collect();
+            let mut texts: Vec<_> =
+                log::messages(entries, &self.filter).map(|(_, _, text)| text).collect();
             // Taken from the end.
-            let texts = wanted.map(|record| render::command(record)).collect();
+            texts.reverse();
+            texts.extend(wanted.map(|record| render::command(record)));
             Pending::Own { slots: slots.into_iter(), since, texts, status }
         } else {
             // A removed device is in no list any more; only a new snapshot can tell.
@@ -458,7 +525,7 @@ impl Viewer {
 
     fn start_over(&mut self) {
         let tick = Arc::clone(&self.ticks.borrow_and_update());
-        (self.cursor, self.commands) = (tick.version, tick.commands);
+        (self.cursor, self.commands, self.log) = (tick.version, tick.commands, tick.log);
         let list = DeviceList::new(&self.hub.context, &self.filter);
         self.pending = Pending::Snapshot { list, begun: false };
     }
@@ -490,6 +557,13 @@ mod tests {
         }
     }
 
+    fn settings() -> watch::Receiver<Arc<crate::config::Settings>> {
+        let host = crate::config::Surroundings::default();
+        let text = "gateway.id = \"gw-1\"";
+        let settings = crate::config::Settings::parse(text, "t.toml".as_ref(), &host).unwrap();
+        watch::Sender::new(Arc::new(settings)).subscribe()
+    }
+
     fn hub(limits: Limits) -> Arc<Hub> {
         Hub::new(Context {
             gateway: "gw-1".into(),
@@ -502,6 +576,9 @@ mod tests {
             wear: Arc::new(crate::host::wear::Wear::new(Arc::new(Stopped))),
             started: Instant::now(),
             listening: Arc::default(),
+            budget: Arc::new(crate::ports::Budget::new(1024)),
+            log: Arc::default(),
+            settings: settings(),
             allowed_hosts: vec![],
         })
     }

@@ -2,7 +2,9 @@
 //!
 //! It runs in a thread of its own, on a runtime of its own, so that viewers take no time from
 //! ingestion. All it shares with the rest are the [`Fleet`], which ingestion writes and it reads,
-//! the [`Health`] and the [`Metrics`].
+//! the [`Health`], the [`Metrics`] and the log's [`Tail`].
+//!
+//! What readings were is in `history`.
 //!
 //! ```text
 //! ingest thread ──Feed──► Fleet ◄──collect, ten times a second── Hub ──► viewers
@@ -14,14 +16,22 @@ mod api;
 mod assets;
 mod commands;
 mod feed;
+mod gateway;
+mod history;
 mod http;
 mod hub;
+mod log;
+mod openapi;
 mod patient;
+mod rates;
+mod refusals;
+mod registered;
 mod render;
 mod server;
 mod slot;
 mod status;
 mod stream;
+mod traffic;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -33,12 +43,14 @@ use tokio::sync::{oneshot, watch};
 
 pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
+pub use self::history::Keeper as HistoryKeeper;
 use self::hub::Hub;
-use crate::config;
+use crate::config::{self, Settings};
+use crate::host::tail::Tail;
 use crate::host::tls::{TlsError, TlsSlot};
 use crate::host::wear::Wear;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, CommandAccess, Health};
+use crate::ports::{Budget, Clock, CommandAccess, Health};
 
 /// What the dashboard shows, and what it needs for it.
 #[derive(Clone)]
@@ -63,6 +75,12 @@ pub struct Context {
     pub started: Instant,
     /// Whether devices can connect; `/readyz` tells it on.
     pub listening: Arc<AtomicBool>,
+    /// Memory for what is not settled.
+    pub budget: Arc<Budget>,
+    /// The last entries of the log.
+    pub log: Arc<Tail>,
+    /// The settings in force.
+    pub settings: watch::Receiver<Arc<Settings>>,
     /// Names by which browsers may call the dashboard, besides `localhost` and any IP address: the
     /// host's own. Requests for other names are refused, which stops DNS rebinding.
     pub allowed_hosts: Vec<String>,

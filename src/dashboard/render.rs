@@ -2,29 +2,42 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use compact_str::CompactString;
+use log::{Level, LevelFilter};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
+use super::log::LEVELS;
+use super::refusals::Refusal;
 use super::slot::{Latest, Slot, State};
+use super::traffic::Traffic;
 use crate::core::batch::Value;
 use crate::core::command;
 use crate::core::ids::DeviceId;
-use crate::ports::lock;
+use crate::ports::{RefusedKind, lock};
 
 /// Most values of one query parameter.
 const FILTER_MAX: usize = 64;
 
 /// What a viewer wants to see: `?device=` and `?name=`, each as often as wanted; none means all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// `?log=` says which entries of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Filter {
     devices: Vec<DeviceId>,
     names: Vec<String>,
+    log: LevelFilter,
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self { devices: Vec::new(), names: Vec::new(), log: LevelFilter::Info }
+    }
 }
 
 impl Filter {
     /// Reads the query's pairs; parameters it does not know are somebody else's.
     ///
     /// # Errors
-    /// For an impossible device id and for too many values; the text says which.
+    /// For an impossible device id or level and for too many values; the text says which.
     pub(super) fn new(query: Vec<(String, String)>) -> Result<Self, String> {
         let mut filter = Self::default();
         for (key, value) in query {
@@ -33,6 +46,7 @@ impl Filter {
                     .devices
                     .push(DeviceId::new(&value).map_err(|error| format!("device: {error}"))?),
                 "name" => filter.names.push(value),
+                "log" => filter.log = log_level(&value)?,
                 _ => {}
             }
         }
@@ -56,15 +70,41 @@ impl Filter {
         self.devices.is_empty() || self.devices.contains(device)
     }
 
+    /// Whether an entry of the log is wanted; `device` is whom it is about, if anyone.
+    pub(super) fn wants_log(&self, level: Level, device: Option<&str>) -> bool {
+        let wanted = |device: &str| self.devices.iter().any(|one| one.as_str() == device);
+        level <= self.log && (self.devices.is_empty() || device.is_some_and(wanted))
+    }
+
+    /// All there is, whoever may want it: what is rendered once for everybody.
+    pub(super) fn everything() -> Self {
+        // The entries of the level trace are too many for a feed.
+        Self { log: LevelFilter::Debug, ..Self::default() }
+    }
+
     fn wants_name(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
+}
+
+fn log_level(value: &str) -> Result<LevelFilter, String> {
+    let levels = LEVELS.iter().filter(|(_, level)| *level < LevelFilter::Trace);
+    let mut known = levels.chain([&("off", LevelFilter::Off)]);
+    let found = known.find(|(name, _)| *name == value).map(|(_, level)| *level);
+    found.ok_or_else(|| "log is one of off, error, warn, info, debug".into())
 }
 
 /// Appends one device as `/api/v1/devices` shows it.
 pub(super) fn device(slot: &Slot, filter: &Filter, out: &mut Vec<u8>) {
     let state = lock(&slot.state);
     append(out, &Device { slot, state: &state, filter });
+}
+
+/// Appends one device as `/api/v1/devices/{device}` shows it: with its connection and what was
+/// refused.
+pub(super) fn device_in_full(slot: &Slot, out: &mut Vec<u8>) {
+    let state = lock(&slot.state);
+    append(out, &InFull(Device { slot, state: &state, filter: &Filter::default() }));
 }
 
 /// The feed's messages for what changed in `slot` after the tick `since`.
@@ -114,8 +154,65 @@ struct Device<'a> {
 impl Serialize for Device<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        facts(&mut map, self.slot, self.state)?;
-        map.serialize_entry("readings", &Readings { state: self.state, filter: self.filter })?;
+        self.members(&mut map)?;
+        map.end()
+    }
+}
+
+impl Device<'_> {
+    fn members<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        facts(map, self.slot, self.state)?;
+        map.serialize_entry("readings", &Readings { state: self.state, filter: self.filter })
+    }
+}
+
+struct InFull<'a>(Device<'a>);
+
+impl Serialize for InFull<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        self.0.members(&mut map)?;
+        let State { traffic, refusals, .. } = self.0.state;
+        map.serialize_entry("connection", &Connection(traffic))?;
+        let refusals: Vec<_> = refusals.newest_first().into_iter().map(Refused).collect();
+        map.serialize_entry("refusals", &refusals)?;
+        map.end()
+    }
+}
+
+struct Connection<'a>(&'a Traffic);
+
+impl Serialize for Connection<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let traffic = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("epoch", &traffic.epoch)?;
+        map.serialize_entry("seq", &traffic.seq)?;
+        map.serialize_entry("batches", &traffic.batches)?;
+        map.serialize_entry("readings", &traffic.readings)?;
+        map.serialize_entry("gaps", &traffic.gaps)?;
+        map.serialize_entry("duplicates", &traffic.duplicates)?;
+        map.serialize_entry("rejected", &traffic.rejected)?;
+        map.serialize_entry("round_trip_s", &traffic.round_trip())?;
+        map.end()
+    }
+}
+
+struct Refused<'a>(&'a Refusal);
+
+impl Serialize for Refused<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Refusal { time, kind, code, reason, count } = self.0;
+        let kind = match kind {
+            RefusedKind::Batch => "batch",
+            RefusedKind::Connection => "connection",
+        };
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("time", time)?;
+        map.serialize_entry("kind", kind)?;
+        map.serialize_entry("code", code)?;
+        map.serialize_entry("reason", reason)?;
+        map.serialize_entry("count", count)?;
         map.end()
     }
 }
@@ -123,15 +220,25 @@ impl Serialize for Device<'_> {
 fn facts<M: SerializeMap>(map: &mut M, slot: &Slot, state: &State) -> Result<(), M::Error> {
     map.serialize_entry("id", slot.id.as_str())?;
     map.serialize_entry("connected", &state.connected)?;
-    map.serialize_entry("since", &state.since)?;
+    map.serialize_entry("since", &state.since())?;
     map.serialize_entry("last_seen", &slot.last_seen())?;
     map.serialize_entry("model", &state.model)?;
     map.serialize_entry("firmware", &state.firmware)?;
     map.serialize_entry("address", &state.address)?;
+    map.serialize_entry("commands", &Commands(&state.commands))?;
+    map.serialize_entry("interval_s", &state.traffic.interval())?;
     if state.incomplete {
         map.serialize_entry("incomplete", &true)?;
     }
     Ok(())
+}
+
+struct Commands<'a>(&'a [CompactString]);
+
+impl Serialize for Commands<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(CompactString::as_str))
+    }
 }
 
 struct Readings<'a> {
@@ -227,6 +334,7 @@ impl Serialize for ReadingsChange<'_> {
         map.serialize_entry("type", "readings")?;
         map.serialize_entry("device", self.slot.id.as_str())?;
         map.serialize_entry("last_seen", &self.slot.last_seen())?;
+        map.serialize_entry("interval_s", &self.state.traffic.interval())?;
         map.serialize_entry("readings", &Records(self))?;
         map.end()
     }

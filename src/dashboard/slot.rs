@@ -1,10 +1,13 @@
 //! What is known of one device.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use compact_str::CompactString;
 
+use super::history::{Memory, Series};
+use super::refusals::Refusals;
+use super::traffic::Traffic;
 use crate::core::batch::{Reading, Value};
 use crate::core::ids::DeviceId;
 use crate::ports::DeviceFacts;
@@ -21,7 +24,8 @@ const FACT_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: DeviceId,
-    /// Unix time in seconds, as bits: written far more often than read, and without the lock.
+    /// Unix time in seconds, as bits: written far more often than read, and without the lock. Not a
+    /// number before the device was first seen.
     last_seen: AtomicU64,
     pub(super) state: Mutex<State>,
 }
@@ -31,17 +35,23 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) connected: bool,
-    /// Since when it is connected, or has been away: Unix time in seconds.
+    /// See [`Self::since()`].
     pub(super) since: f64,
     pub(super) model: Option<String>,
     pub(super) firmware: Option<String>,
     pub(super) address: Option<String>,
+    /// The commands it announced.
+    pub(super) commands: Box<[CompactString]>,
+    pub(super) traffic: Traffic,
+    pub(super) refusals: Refusals,
     /// Sorted by name.
     pub(super) readings: Vec<Latest>,
     /// Where the next reading is likely to belong: devices repeat their order.
     hint: usize,
     /// Some names did not fit.
     pub(super) incomplete: bool,
+    /// No longer in the registry; it goes from the table when its connection ends.
+    pub(super) unlisted: bool,
     /// No longer in the table.
     pub(super) forgotten: bool,
     /// Whether changes are noted for viewers; set by whoever takes the lock to change something.
@@ -56,6 +66,8 @@ pub(super) struct State {
     pub(super) facts_version: u64,
     /// How often the device has gone away: tells a stale entry of the waiting list from a true one.
     pub(super) departures: u64,
+    /// What histories are kept in; none where there are none.
+    memory: Option<Arc<Memory>>,
 }
 
 /// The newest reading of one name.
@@ -72,6 +84,8 @@ pub(super) struct Latest {
     pub(super) fresh: bool,
     /// The tick that last found a change.
     pub(super) version: u64,
+    /// What it was before.
+    pub(super) history: Series,
 }
 
 /// What may be kept.
@@ -86,8 +100,10 @@ pub(super) struct Room {
 }
 
 impl Slot {
-    pub(super) fn new(id: DeviceId) -> Self {
-        Self { id, last_seen: AtomicU64::new(0), state: Mutex::default() }
+    pub(super) fn new(id: DeviceId, memory: &Arc<Memory>) -> Self {
+        let memory = memory.is_on().then(|| Arc::clone(memory));
+        let state = Mutex::new(State { memory, ..State::default() });
+        Self { id, last_seen: AtomicU64::new(f64::NAN.to_bits()), state }
     }
 
     /// Something arrived from the device at `time`.
@@ -95,9 +111,10 @@ impl Slot {
         self.last_seen.store(time.to_bits(), Ordering::Relaxed);
     }
 
-    /// Unix time in seconds.
-    pub(super) fn last_seen(&self) -> f64 {
-        f64::from_bits(self.last_seen.load(Ordering::Relaxed))
+    /// Unix time in seconds; `None`: never.
+    pub(super) fn last_seen(&self) -> Option<f64> {
+        let time = f64::from_bits(self.last_seen.load(Ordering::Relaxed));
+        (!time.is_nan()).then_some(time)
     }
 }
 
@@ -109,7 +126,14 @@ impl State {
         self.model = facts.model.as_deref().map(cut);
         self.firmware = facts.firmware.as_deref().map(cut);
         self.address = (!facts.address.is_empty()).then(|| cut(&facts.address));
+        self.commands = facts.commands.iter().map(CompactString::from).collect();
+        self.traffic.begin();
         self.touched = self.watched;
+    }
+
+    /// Since when it is connected, or has been away: Unix time in seconds; `None`: it never came.
+    pub(super) fn since(&self) -> Option<f64> {
+        (self.connected || self.departures > 0).then_some(self.since)
     }
 
     /// The device has gone.
@@ -147,8 +171,36 @@ impl State {
         self.hint = if at + 1 < self.readings.len() { at + 1 } else { 0 };
         if let Some(latest) = self.readings.get_mut(at) {
             latest.fresh |= latest.take(reading, now, room.value) && self.watched;
+            if let Some(memory) = &self.memory {
+                latest.history.record(reading, now, memory);
+            }
         }
         added
+    }
+
+    /// What is known of the name.
+    pub(super) fn latest_mut(&mut self, name: &str) -> Option<&mut Latest> {
+        let place = self.readings.binary_search_by(|latest| latest.name.as_str().cmp(name)).ok()?;
+        self.readings.get_mut(place)
+    }
+
+    /// Puts in the newest reading of a name that nothing is known of yet: from before a restart.
+    /// Returns whether a new name was added.
+    pub(super) fn restore(
+        &mut self,
+        name: &CompactString,
+        (unit, value, time): (Option<CompactString>, Option<Value>, f64),
+        room: Room,
+    ) -> bool {
+        let search = self.readings.binary_search_by(|latest| latest.name.cmp(name));
+        let Err(at) = search else { return false };
+        if self.readings.len() >= room.names || !room.more {
+            return false;
+        }
+        let latest = Latest { unit, value, time, ..Latest::new(name.clone()) };
+        self.readings.insert(at, latest);
+        self.touched = self.watched;
+        true
     }
 
     /// A tick has come: what changed since the last one belongs to `version` from now on.
@@ -177,6 +229,7 @@ impl Latest {
             full_length: None,
             fresh: false,
             version: 0,
+            history: Series::default(),
         }
     }
 
@@ -225,7 +278,7 @@ fn cut(text: &str) -> String {
 }
 
 /// At most `max` bytes of `text`, whole characters.
-fn beginning(text: &str, max: usize) -> &str {
+pub(super) fn beginning(text: &str, max: usize) -> &str {
     if text.len() <= max {
         return text;
     }

@@ -1,10 +1,16 @@
 //! The gateway's state as `/api/v1/status` and the feed show it.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
+use super::rates::PerSecond;
 use crate::core::forecast::{Flow, Forecast, Level};
 use crate::host::wear::Written;
-use crate::ports::{LedgerHealth, SpoolHealth, UplinkHealth, UplinkState};
+use crate::metrics::Metrics;
+use crate::ports::{
+    LedgerHealth, PushHealth, PushState, SpoolHealth, UplinkHealth, UplinkState, lock,
+};
 
 /// The document.
 #[derive(Debug, Serialize)]
@@ -15,9 +21,43 @@ pub(super) struct Status<'a> {
     pub(super) uplink: Uplink,
     pub(super) spool: Spool,
     pub(super) devices: Devices,
+    /// Readings per second.
+    pub(super) rates: PerSecond,
+    #[serde(flatten)]
+    pub(super) counts: Counts,
     /// Only while there is something to tell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commands: Option<Commands>,
+    /// Only where there are any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) push: Vec<Push<'a>>,
+}
+
+/// One `[[push]]`.
+#[derive(Debug, Serialize)]
+pub(super) struct Push<'a> {
+    name: &'a str,
+    url: &'a str,
+    state: &'static str,
+    queued_readings: u64,
+    sent_readings: u64,
+    dropped_readings: u64,
+    last_error: Option<String>,
+}
+
+impl<'a> Push<'a> {
+    pub(super) fn new(health: &'a PushHealth) -> Self {
+        let PushState { retrying, last_error } = lock(&health.state).clone();
+        Self {
+            name: &health.name,
+            url: &health.url,
+            state: if retrying { "retrying" } else { "ok" },
+            queued_readings: health.queued.load(Ordering::Relaxed),
+            sent_readings: health.sent.load(Ordering::Relaxed),
+            dropped_readings: health.dropped.load(Ordering::Relaxed),
+            last_error,
+        }
+    }
 }
 
 /// The document as a message of the feed.
@@ -59,6 +99,24 @@ pub(super) struct Spool {
 pub(super) struct Devices {
     pub(super) connected: usize,
     pub(super) known: usize,
+}
+
+/// What was not as it should be with what devices sent, since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Counts {
+    rejected_batches: u64,
+    sequence_gaps: u64,
+    duplicates: u64,
+}
+
+impl Counts {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        Self {
+            rejected_batches: metrics.batches_rejected_in_all(),
+            sequence_gaps: metrics.sequence_gaps.get(),
+            duplicates: metrics.duplicates.get(),
+        }
+    }
 }
 
 /// What is the matter with the ledger of commands.

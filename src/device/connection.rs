@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Sleep, sleep_until};
-use tokio_tungstenite::tungstenite::{Bytes, Message};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::ending::{End, part, restarting};
 use super::greeting::{Greeting, welcome};
@@ -85,6 +85,12 @@ pub(crate) async fn drive(mut connection: Box<Connection>) {
 }
 
 async fn finish(connection: Box<Connection>, end: End, link: Arc<Link>) {
+    if let End::Close(close) = &end
+        && !close.is_farewell()
+    {
+        let device = connection.session.device();
+        connection.shared().show_refused(device, close.code, &close.reason);
+    }
     let (websocket, presence, slot, submission) = connection.into_parts();
     // What a device sent before it went is handed on like everything else, unless the gateway
     // ends it first.
@@ -379,7 +385,7 @@ impl Connection {
                 .into_iter()
                 .chain(ack.map(|seq| GatewayMessage::Ack { seq }))
                 .map(|message| Message::Binary(message.encode().into()))
-                .chain(ping.then(|| Message::Ping(Bytes::new())));
+                .chain(ping.then(|| Message::Ping(self.presence.shared().ping())));
             for message in messages {
                 self.websocket.queue(cx, message).map_err(failed)?;
                 self.unflushed = true;

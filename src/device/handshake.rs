@@ -20,6 +20,7 @@ use super::request::{self, Head, Request};
 use super::sessions::Proof;
 use super::shared::{Shared, Slot};
 use super::socket::Socket;
+use super::turned_away::TurnedAway;
 use super::websocket::WebSocket;
 use super::{connection, presence, tls};
 use crate::core::ids::DeviceId;
@@ -57,12 +58,18 @@ pub(crate) async fn serve(arrival: Arrival, shared: Arc<Shared>) {
             let connection = Connection::new(websocket, device, arrival, deadline, slot, shared);
             tokio::spawn(connection::drive(Box::new(connection)));
         }
-        Ok(Err(Failure::Refused(socket, refusal))) => {
+        Ok(Err(Failure::Refused(socket, Rejection { refusal, turned_away }))) => {
             tracing::debug!(%peer, reason = refusal.body(), "connection refused");
             shared.refused(refusal.label());
+            let parted = timeout(LINGER, say_and_part(socket, refusal.response()));
+            // Polled first, so that the answer is gone when who was turned away is looked at.
+            let shown = async {
+                if let Some(device) = turned_away {
+                    device.show(&shared);
+                }
+            };
             // Whether it arrives is the client's affair.
-            let parted = Box::pin(timeout(LINGER, say_and_part(socket, refusal.response())));
-            let _ = parted.await;
+            let _ = Box::pin(async { tokio::join!(parted, shown) }).await;
         }
         Ok(Err(Failure::Tls(error))) => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -82,8 +89,20 @@ struct Accepted {
     early: Vec<u8>,
 }
 
+/// What a client is told, and the operator besides.
+struct Rejection {
+    refusal: Refusal,
+    turned_away: Option<TurnedAway>,
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, turned_away: None }
+    }
+}
+
 enum Failure {
-    Refused(Socket, Refusal),
+    Refused(Socket, Rejection),
     Tls(io::Error),
     Gone(io::Error),
 }
@@ -101,14 +120,14 @@ async fn negotiate(
     };
     let answered = tokio::select! {
         answer = read_request(&mut socket, refusal, shared) => answer.map_err(Failure::Gone)?,
-        () = shared.stopping() => Err(Refusal::Stopping),
+        () = shared.stopping() => Err(Refusal::Stopping.into()),
     };
     match answered {
         Ok((accepted, response)) => {
             write(&mut socket, &response).await.map_err(Failure::Gone)?;
             Ok((socket, accepted))
         }
-        Err(refusal) => Err(Failure::Refused(socket, refusal)),
+        Err(rejection) => Err(Failure::Refused(socket, rejection)),
     }
 }
 
@@ -120,7 +139,7 @@ async fn secure(stream: TcpStream, acceptor: TlsAcceptor, shared: &Shared) -> io
     Ok(Socket::Tls(Box::new(acceptor.accept(stream).await?)))
 }
 
-type Judged = Result<(Accepted, Vec<u8>), Refusal>;
+type Judged = Result<(Accepted, Vec<u8>), Rejection>;
 
 /// Reads and judges the request. It mostly comes in one piece and then needs no memory at all.
 async fn read_request(
@@ -167,10 +186,18 @@ fn judge(
 ) -> Option<Judged> {
     let parsed = match request::parse(bytes) {
         Ok(Head::Partial) => return None,
-        // Limits come before everything else that may be wrong.
-        _ if refusal.is_some() => return refusal.cloned().map(Err),
         parsed => parsed,
     };
+    // Limits come before everything else that may be wrong.
+    if let Some(refusal) = refusal {
+        let turned_away = match parsed {
+            Ok(Head::Complete { request, .. }) => {
+                Some(TurnedAway::no_room(&request.device, refusal.clone()))
+            }
+            _ => None,
+        };
+        return Some(Err(Rejection { refusal: refusal.clone(), turned_away }));
+    }
     let accept = |length: usize, request: &Request<'_>| {
         let proof = authorize(request, socket, shared)?;
         let early = bytes.get(length..).unwrap_or_default().to_vec();
@@ -180,25 +207,29 @@ fn judge(
     match parsed {
         Ok(Head::Partial) => None,
         Ok(Head::Complete { length, request }) => Some(accept(length, &request)),
-        Err(refusal) => Some(Err(refusal)),
+        Err(refusal) => Some(Err(refusal.into())),
     }
 }
 
-fn authorize(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<Proof, Refusal> {
+fn authorize(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<Proof, Rejection> {
+    let device = &request.device;
     if let Some(origin) = request.origin {
         let allowed = |listed: &String| listed.as_bytes() == origin;
         if !shared.allowed_origins.iter().any(allowed) {
-            return Err(Refusal::OriginNotAllowed);
+            let turned_away = Some(TurnedAway::origin(device, origin));
+            return Err(Rejection { refusal: Refusal::OriginNotAllowed, turned_away });
         }
     }
     let certified = match socket {
         Socket::Plain(_) => false,
-        Socket::Tls(stream) => tls::certifies(stream, &request.device),
+        Socket::Tls(stream) => tls::certifies(stream, device),
     };
     let registry = shared.registry();
-    let (device, now) = (&request.device, shared.unix());
-    Proof::check(shared.auth, &registry, device, request.token, certified, now)
-        .ok_or(Refusal::Unauthorized)
+    let token = request.token;
+    Proof::check(shared.auth, &registry, device, token, certified, shared.unix()).ok_or_else(|| {
+        let turned_away = Some(TurnedAway::mistrusted(device, token, certified));
+        Rejection { refusal: Refusal::Unauthorized, turned_away }
+    })
 }
 
 async fn write(socket: &mut Socket, bytes: &[u8]) -> io::Result<()> {

@@ -14,6 +14,7 @@ use crate::core::frame::{GatewayMessage, Hello};
 use crate::core::policy::Permissions;
 use crate::core::session::{Session, Step};
 use crate::metrics::Code;
+use crate::ports::{Refused, RefusedKind};
 
 /// Bytes of messages after which one go is over.
 const BYTES_AT_A_TIME: usize = 128 * 1024;
@@ -82,8 +83,13 @@ impl Mailbox<'_> {
                 }
                 Message::Text(_) => return Err(End::Close(Session::text())),
                 Message::Ping(_) => *pinged = true,
+                Message::Pong(echo) => {
+                    if let Some(seconds) = self.shared.since_ping(&echo) {
+                        self.shared.context.feed.round_trip(self.session.device(), seconds);
+                    }
+                }
                 // The answer to a Close goes out with the next read, which ends the stream.
-                Message::Close(_) | Message::Pong(_) | Message::Frame(_) => {}
+                Message::Close(_) | Message::Frame(_) => {}
             }
         }
         Ok(Filled::Full)
@@ -108,6 +114,9 @@ impl Mailbox<'_> {
                 let code = Code { code: reject.code.as_str() };
                 metrics.batches_rejected.get_or_create(&code).inc();
                 let (code, reason) = (reject.code.code(), reject.reason);
+                let (kind, time) = (RefusedKind::Batch, self.inbox.received.unix);
+                let refused = Refused { kind, code, reason: &reason, time };
+                self.shared.context.feed.refused(self.session.device(), &refused);
                 self.replies.push(GatewayMessage::Reject { seq, code, reason });
                 if let Some(seq) = seq {
                     cargo.get_or_insert_with(|| Cargo::new(self.shared)).load_rejected(seq);

@@ -33,6 +33,7 @@ mod submission;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod turned_away;
 mod websocket;
 
 pub use listener::{ListenError, Listener};

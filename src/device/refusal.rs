@@ -71,6 +71,20 @@ impl Refusal {
         text.into_bytes()
     }
 
+    /// The status of the response.
+    pub(crate) fn code(&self) -> u16 {
+        match self {
+            Self::BadHandshake(_) => 400,
+            Self::Unauthorized => 401,
+            Self::OriginNotAllowed => 403,
+            Self::NoSuchPath => 404,
+            Self::MethodNotAllowed => 405,
+            Self::UpgradeRequired | Self::UnsupportedVersion => 426,
+            Self::TooManyFromAddress => 429,
+            Self::Full | Self::Stopping => 503,
+        }
+    }
+
     fn status(&self) -> (&'static str, String) {
         let upgrade = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
         let retry = |seconds: u32| format!("Retry-After: {seconds}\r\n");
@@ -143,5 +157,8 @@ mod tests {
         ];
         let labels = all.iter().map(Refusal::label).chain(["timeout", "tls"]);
         assert!(labels.eq(REFUSALS), "in the order of the list in metrics");
+        for refusal in all {
+            assert!(refusal.status().0.starts_with(&refusal.code().to_string()), "{refusal:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::refusal::Refusal;
@@ -14,12 +15,12 @@ use super::sessions::Sessions;
 use crate::config::registry::Registry;
 use crate::config::{Auth, Devices, Rate};
 use crate::core::clock::Moment;
-use crate::core::ids::SessionId;
+use crate::core::ids::{DeviceId, SessionId};
 use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
 use crate::core::senml::Limits;
 use crate::core::session::Rules;
 use crate::metrics::{Metrics, Reason};
-use crate::ports::{Budget, Clock, DeviceSender, Feed, lock};
+use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock};
 
 /// How far ahead of the gateway's clock a reading's time may lie, in seconds. Time relative to now
 /// needs none; a device with a clock of its own may be a little fast.
@@ -158,8 +159,31 @@ impl Shared {
         self.rules.max_frame + FRAGMENTS * FRAGMENT_HEADER + READ_BUFFER
     }
 
+    /// Counts a connection that was refused before the upgrade.
     pub(crate) fn refused(&self, reason: &'static str) {
         self.context.metrics.connections_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Shows on the dashboard that a connection of `device` was refused or ended.
+    pub(crate) fn show_refused(&self, device: &DeviceId, code: u16, reason: &str) {
+        let (kind, code) = (RefusedKind::Connection, u64::from(code));
+        self.context.feed.refused(device, &Refused { kind, code, reason, time: self.unix() });
+    }
+
+    // ------------------------------------------------------------ round trips
+
+    /// What a ping carries, so that its pong tells how long it took.
+    pub(crate) fn ping(&self) -> Bytes {
+        let micros = u64::try_from(self.now().as_micros()).unwrap_or(u64::MAX);
+        Bytes::copy_from_slice(&micros.to_be_bytes())
+    }
+
+    /// Seconds since the ping that a pong answers; `None` for a pong that answers none.
+    pub(crate) fn since_ping(&self, pong: &[u8]) -> Option<f64> {
+        let sent = Duration::from_micros(u64::from_be_bytes(pong.try_into().ok()?));
+        let longest = self.rules.heartbeat_interval + self.rules.heartbeat_timeout;
+        let taken = self.now().checked_sub(sent).filter(|taken| *taken <= longest)?;
+        Some(taken.as_secs_f64())
     }
 
     // ------------------------------------------------------------ changes of the registry
@@ -199,7 +223,10 @@ impl Shared {
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
         let origin = Origin::of(address);
         match lock(&self.connections).open(origin) {
-            Ok(()) => Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) }),
+            Ok(()) => {
+                self.context.metrics.device_connections.inc();
+                Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) })
+            }
             Err(TooMany::FromOrigin) => Err(Refusal::TooManyFromAddress),
             Err(TooMany::Total) => Err(Refusal::Full),
         }
@@ -247,6 +274,7 @@ impl Drop for Slot {
             Kind::Admitted(origin) => {
                 let mut connections = lock(&self.shared.connections);
                 connections.close(origin);
+                self.shared.context.metrics.device_connections.dec();
                 if connections.total() == 0 {
                     self.shared.emptied.notify_waiters();
                 }

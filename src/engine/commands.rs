@@ -448,10 +448,9 @@ fn rejected(
 fn on_results(device: &str, answer: &serde_json::Value) -> Message {
     Message {
         topic: format!("devices/{device}/results"),
-        absolute: false,
         payload: answer.to_string().into_bytes(),
-        correlation: None,
         content_type: Some("application/json"),
+        ..Message::default()
     }
 }
 
@@ -462,6 +461,7 @@ fn to(response: Response, answer: &serde_json::Value) -> Message {
         payload: answer.to_string().into_bytes(),
         correlation: response.correlation,
         content_type: Some("application/json"),
+        ..Message::default()
     }
 }
 

@@ -64,6 +64,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             if let Some(through) = self.reports.acknowledged(token & !LOSS) {
                 self.spool.losses_published(through);
             }
+        } else if let Some(homeassistant) = self.homeassistant.as_mut().filter(|h| h.owns(token)) {
+            homeassistant.sent(token);
         } else {
             self.commands.sent(token);
         }
@@ -78,6 +80,8 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
                 "the broker refuses the record of a loss: the user of this gateway must be allowed \
                  to publish on {{prefix}}/losses. It is kept and sent again after reconnecting"
             );
+        } else if let Some(homeassistant) = self.homeassistant.as_mut().filter(|h| h.owns(token)) {
+            homeassistant.refused(token, reason);
         } else {
             tracing::error!(
                 reason,

@@ -6,7 +6,6 @@
 //! is logged.
 
 use std::borrow::Cow;
-use std::fmt::{Debug, Write};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,12 +14,11 @@ use std::time::{Duration, Instant};
 
 use log::kv::{self, Key, VisitSource};
 use systemd_journal_logger::JournalLog;
-use tracing::field::{Field, Visit};
-use tracing::span;
 use tracing::{Event, Subscriber};
-use tracing_log::{AsLog, NormalizeEvent};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
+
+use super::entry::{Entry, Fields};
 
 /// Entries that may wait.
 const QUEUE: usize = 1024;
@@ -50,20 +48,6 @@ enum Message {
         _done: SyncSender<()>,
     },
 }
-
-#[derive(Debug)]
-struct Entry {
-    level: log::Level,
-    target: Cow<'static, str>,
-    file: Option<&'static str>,
-    line: Option<u32>,
-    message: String,
-    fields: Fields,
-}
-
-/// Names and values; also what a span keeps for the events in it.
-#[derive(Debug, Clone, Default)]
-struct Fields(Vec<(&'static str, String)>);
 
 /// Connects to journald and starts the thread.
 ///
@@ -135,45 +119,9 @@ impl Drop for Journal {
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JournalLayer {
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
-        if let Some(span) = ctx.span(id) {
-            span.extensions_mut().insert(fields);
-        }
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        if let Some(span) = ctx.span(id) {
-            if let Some(fields) = span.extensions_mut().get_mut::<Fields>() {
-                values.record(fields);
-            }
-        }
-    }
-
     fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        for span in ctx.event_scope(event).into_iter().flatten() {
-            if let Some(more) = span.extensions().get::<Fields>() {
-                fields.0.extend(more.0.iter().cloned());
-            }
-        }
-        let meta = event.metadata();
-        // Set for records that came through the `log` crate; their own metadata is not static.
-        let normal = event.normalized_metadata();
-        let entry = Entry {
-            level: normal.as_ref().map_or(meta.level(), |m| m.level()).as_log(),
-            target: match &normal {
-                Some(normal) => Cow::Owned(normal.target().to_owned()),
-                None => Cow::Borrowed(meta.target()),
-            },
-            file: meta.file().filter(|_| normal.is_none()),
-            line: meta.line().filter(|_| normal.is_none()),
-            message: fields.take_message(),
-            fields,
-        };
-        if self.queue.try_send(Message::Entry(Box::new(entry))).is_err() {
+        let entry = Box::new(Entry::of(event, &ctx));
+        if self.queue.try_send(Message::Entry(entry)).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -192,33 +140,6 @@ impl Entry {
     }
 }
 
-impl Fields {
-    fn take_message(&mut self) -> String {
-        let found = self.0.iter().position(|(name, _)| *name == "message");
-        found.map_or(String::new(), |at| self.0.remove(at).1)
-    }
-
-    fn add(&mut self, field: &Field, value: String) {
-        // The `log` crate's own fields are in the metadata.
-        if !field.name().starts_with("log.") {
-            self.0.push((field.name(), value));
-        }
-    }
-}
-
-impl Visit for Fields {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.add(field, value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{value:?}");
-        self.add(field, text);
-    }
-}
-
 impl kv::Source for Fields {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
         self.0.iter().try_for_each(|(name, value)| {
@@ -230,6 +151,8 @@ impl kv::Source for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::entry::SpanFields;
+    use std::fmt::Write;
     use std::sync::Mutex;
     use tracing_subscriber::layer::SubscriberExt;
 
@@ -259,7 +182,7 @@ mod tests {
     fn fields_of_the_event_and_of_its_spans_arrive_one_by_one() {
         let sent = Sent::default();
         let (layer, journal) = start(note(&sent)).unwrap();
-        let subscriber = tracing_subscriber::registry().with(layer);
+        let subscriber = tracing_subscriber::registry().with(SpanFields).with(layer);
         tracing::subscriber::with_default(subscriber, || {
             let span =
                 tracing::info_span!("device", device = "kiln-3", late = tracing::field::Empty);

@@ -5,12 +5,15 @@
 //! soon. INFO: something changed that is worth knowing later. DEBUG and TRACE: for developers.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, fmt, reload};
 
+use super::entry::SpanFields;
 use super::journal::{self, Journal};
+use super::tail::{Tail, TailLayer};
 use crate::config::{Log, LogTarget};
 
 type Destination = Box<dyn Layer<Registry> + Send + Sync>;
@@ -20,6 +23,7 @@ type Destination = Box<dyn Layer<Registry> + Send + Sync>;
 pub struct Logging {
     level: reload::Handle<Targets, Registry>,
     journal: Option<Journal>,
+    tail: Arc<Tail>,
 }
 
 /// Why the log cannot be set up.
@@ -50,14 +54,16 @@ pub fn init(log: &Log) -> Result<Logging, LoggingError> {
         Some(Err(error)) => (lines(), None, Some(error)),
         None => (lines(), None, None),
     };
-    let subscriber = tracing_subscriber::registry().with(destination.with_filter(filter));
+    let tail = Arc::new(Tail::default());
+    let layers = SpanFields.and_then(destination).and_then(TailLayer(Arc::clone(&tail)));
+    let subscriber = tracing_subscriber::registry().with(layers.with_filter(filter));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::Twice)?;
     tracing_log::LogTracer::init().map_err(|_| LoggingError::Twice)?;
     log::set_max_level(most_verbose(&log.level));
     if let Some(error) = failed {
         tracing::warn!(%error, "the journal cannot be reached; logging to standard error");
     }
-    Ok(Logging { level, journal })
+    Ok(Logging { level, journal, tail })
 }
 
 impl Logging {
@@ -71,6 +77,12 @@ impl Logging {
         let _ = self.level.reload(targets);
         log::set_max_level(most_verbose(level));
         Ok(())
+    }
+
+    /// The last entries.
+    #[must_use]
+    pub fn tail(&self) -> Arc<Tail> {
+        Arc::clone(&self.tail)
     }
 
     /// How many entries were dropped since the start because the journal was too slow.

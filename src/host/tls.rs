@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
+};
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 
@@ -31,6 +33,12 @@ pub enum TlsError {
     /// The file holds no certificate.
     #[error("{}: holds no certificate in PEM form", path.display())]
     Empty {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The file holds no revocation list.
+    #[error("{}: holds no X509 CRL in PEM form", path.display())]
+    NoList {
         /// Which.
         path: PathBuf,
     },
@@ -170,6 +178,14 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErro
     if chain.is_empty() { Err(TlsError::Empty { path: path.to_owned() }) } else { Ok(chain) }
 }
 
+/// The revocation lists in a PEM file; at least one.
+fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let lists = CertificateRevocationListDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| TlsError::File { path: path.to_owned(), source })?;
+    if lists.is_empty() { Err(TlsError::NoList { path: path.to_owned() }) } else { Ok(lists) }
+}
+
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     PrivateKeyDer::from_pem_file(path)
         .map_err(|source| TlsError::File { path: path.to_owned(), source })
@@ -189,7 +205,16 @@ fn server_config(tls: &Tls) -> Result<ServerConfig, TlsError> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let roots = Arc::new(authorities(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+            let mut verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            if let Some(path) = &tls.crl {
+                // An authority above may have no list of its own, and one that nobody renewed in
+                // time must not shut out every device: then those on it stay out.
+                verifier = verifier
+                    .with_crls(revocations(path)?)
+                    .only_check_end_entity_revocation()
+                    .allow_unknown_revocation_status();
+            }
+            let verifier = verifier
                 .build()
                 .map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
             builder.with_client_cert_verifier(verifier)
@@ -223,7 +248,7 @@ mod tests {
         let (cert_path, key_path) = (folder.join("cert.pem"), folder.join("key.pem"));
         std::fs::write(&cert_path, cert).unwrap();
         std::fs::write(&key_path, key).unwrap();
-        Tls { cert: cert_path, key: key_path, client_ca: None }
+        Tls { cert: cert_path, key: key_path, client_ca: None, crl: None }
     }
 
     #[test]

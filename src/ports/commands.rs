@@ -135,6 +135,18 @@ impl CommandBook {
         lock(&self.pages).records.values().rev().cloned().collect()
     }
 
+    /// How many commands there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.pages).records.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many changes there were.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The gateway's state, shared for status pages.
 
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::lock;
 
@@ -10,6 +11,7 @@ pub struct Health {
     uplink: Mutex<UplinkHealth>,
     spool: Mutex<SpoolHealth>,
     ledger: Mutex<LedgerHealth>,
+    pushes: OnceLock<Vec<Arc<PushHealth>>>,
 }
 
 /// The uplink's part.
@@ -73,7 +75,45 @@ pub struct LedgerHealth {
     pub damaged: u64,
 }
 
+/// The part of one `[[push]]`. The counts only grow but for `queued`; ingestion writes `queued` and
+/// `dropped` too, so nothing here is behind a lock that is held for long.
+#[derive(Debug, Default)]
+pub struct PushHealth {
+    /// Its name.
+    pub name: String,
+    /// Where to, without credentials.
+    pub url: String,
+    /// Readings that wait in memory, those of a request under way included.
+    pub queued: AtomicU64,
+    /// Readings that the server has taken since the start.
+    pub sent: AtomicU64,
+    /// Readings given up since the start.
+    pub dropped: AtomicU64,
+    /// Whether the server takes readings, and why it last did not.
+    pub state: Mutex<PushState>,
+}
+
+/// How a push stands with its server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushState {
+    /// The last request failed; it is tried again.
+    pub retrying: bool,
+    /// Why the last one that failed did.
+    pub last_error: Option<String>,
+}
+
 impl Health {
+    /// Says which pushes there are; once, at the start.
+    pub fn set_pushes(&self, pushes: Vec<Arc<PushHealth>>) {
+        // A second call would be a mistake of the program; the first list stands.
+        let _ = self.pushes.set(pushes);
+    }
+
+    /// The pushes, in the order of the configuration.
+    pub fn pushes(&self) -> &[Arc<PushHealth>] {
+        self.pushes.get().map_or(&[], Vec::as_slice)
+    }
+
     /// Changes the ledger's part.
     pub fn set_ledger(&self, change: impl FnOnce(&mut LedgerHealth)) {
         change(&mut lock(&self.ledger));

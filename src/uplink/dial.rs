@@ -16,6 +16,7 @@ use tokio_util::either::Either;
 use super::mqtt::{ConnAck, Connect, Incoming, Refusal, Wire, WireError};
 use super::tls::{self, TlsError};
 use crate::config::Mqtt;
+use crate::host::connect::{self, ConnectError};
 
 /// For name, TCP, TLS and CONNACK together.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -46,10 +47,8 @@ pub(super) struct Will {
 /// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
-    #[error("cannot find the address of {host}: {source}")]
-    Name { host: String, source: io::Error },
-    #[error("cannot reach {address}: {source}")]
-    Tcp { address: String, source: io::Error },
+    #[error(transparent)]
+    Tcp(#[from] ConnectError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("TLS with {host} failed: {source}")]
@@ -99,8 +98,7 @@ pub(super) async fn dial(
             )
         }
     };
-    let tcp = connect_tcp(&settings, deadline).await?;
-    tcp.set_nodelay(true)?;
+    let tcp = connect::tcp(bare_host(&settings.host), settings.port, deadline).await?;
     let mut stream = if settings.tls {
         Either::Right(Box::new(connect_tls(tcp, &settings, deadline).await?))
     } else {
@@ -174,31 +172,6 @@ async fn within<F: Future>(
     future: F,
 ) -> Result<F::Output, DialError> {
     timeout_at(deadline, future).await.map_err(|_| DialError::Timeout(what))
-}
-
-/// Tries the host's addresses in turn; each gets its share of the time that is left, so one that
-/// never answers does not use it all up.
-async fn connect_tcp(settings: &Mqtt, deadline: Instant) -> Result<TcpStream, DialError> {
-    let host = bare_host(&settings.host);
-    let name_error = |source| DialError::Name { host: host.to_owned(), source };
-    let found = within(
-        deadline,
-        "the address of the broker",
-        tokio::net::lookup_host((host, settings.port)),
-    );
-    let addresses: Vec<_> = found.await?.map_err(name_error)?.collect();
-    let mut failure = name_error(io::Error::from(io::ErrorKind::NotFound));
-    for (index, address) in addresses.iter().enumerate() {
-        let now = Instant::now();
-        let share = deadline.saturating_duration_since(now)
-            / u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
-        failure = match timeout_at(now + share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(source)) => DialError::Tcp { address: address.to_string(), source },
-            Err(_) => DialError::Timeout("the broker to accept the TCP connection"),
-        };
-    }
-    Err(failure)
 }
 
 async fn connect_tls(

@@ -16,8 +16,13 @@ const MAX_CORRELATION: usize = 65_535;
 ///
 /// # Errors
 /// Why no broker could take it.
-pub(super) fn letter(wire: Wire, topics: &Topics, message: Message) -> Result<Outgoing, String> {
-    let Message { topic, absolute, payload, correlation, content_type } = message;
+pub(super) fn letter(
+    wire: Wire,
+    topics: &Topics,
+    message: Message,
+    retain_available: bool,
+) -> Result<Outgoing, String> {
+    let Message { topic, absolute, payload, retain, correlation, content_type } = message;
     publishable(&topic)?;
     if correlation.as_ref().is_some_and(|data| data.len() > MAX_CORRELATION) {
         return Err(format!("the correlation data is longer than {MAX_CORRELATION} bytes"));
@@ -28,7 +33,7 @@ pub(super) fn letter(wire: Wire, topics: &Topics, message: Message) -> Result<Ou
         correlation,
         ..Description::default()
     });
-    Ok(wire.publish(topic, payload.into(), false, description))
+    Ok(wire.publish(topic, payload.into(), retain && retain_available, description))
 }
 
 /// The letters of one connection.

@@ -409,7 +409,7 @@ impl Publisher for MqttPublisher {
             debug_assert!(false, "sent without room");
             return;
         };
-        let submitted = letter::letter(self.wire, &self.topics, message)
+        let submitted = letter::letter(self.wire, &self.topics, message, session.keeps_retained())
             .and_then(|letter| session.submit_letter(token, letter));
         if let Err(reason) = submitted {
             self.events.push_back(UplinkEvent::SendRefused { token, reason });

@@ -109,6 +109,11 @@ impl Session {
         self.letters.room()
     }
 
+    /// Whether the broker keeps retained messages.
+    pub(super) fn keeps_retained(&self) -> bool {
+        self.limits.retain_available
+    }
+
     /// Messages without PUBACK.
     pub(super) fn in_flight(&self) -> usize {
         self.window.in_flight()

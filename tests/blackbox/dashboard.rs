@@ -31,7 +31,7 @@ fn batch(seq: u64, value: f64) -> Value {
     readings(Some(seq), Value::Array(vec![temperature, record("door", 1.0, 0.0)]))
 }
 
-async fn stream(gateway: &Gateway, query: &str) -> WebSocketStream<TcpStream> {
+pub(crate) async fn stream(gateway: &Gateway, query: &str) -> WebSocketStream<TcpStream> {
     let address = format!("127.0.0.1:{}", gateway.dashboard);
     let socket = TcpStream::connect(&address).await.unwrap();
     let uri = format!("ws://{address}/api/v1/stream{query}");
@@ -39,7 +39,7 @@ async fn stream(gateway: &Gateway, query: &str) -> WebSocketStream<TcpStream> {
 }
 
 /// The next message of the feed for which `wanted` holds.
-async fn next(
+pub(crate) async fn next(
     feed: &mut WebSocketStream<TcpStream>,
     wanted: impl Fn(&serde_json::Value) -> bool,
 ) -> serde_json::Value {

@@ -18,19 +18,27 @@ mod drain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod facts;
+#[cfg(test)]
 mod forecast;
 #[cfg(test)]
 mod full_disk;
 #[cfg(test)]
+mod gateway;
+#[cfg(test)]
 mod gone;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod history;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod power;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod push;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

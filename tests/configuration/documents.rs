@@ -74,6 +74,13 @@ fn the_full_example_shows_every_key_with_its_default() {
         let mut value = Some(&toml::Value::Table(shown.clone())).cloned();
         for name in key.path.split('.') {
             value = value.and_then(|value| value.get(name).cloned());
+            // Of a repeated table the example has one.
+            value = value.map(|value| match value {
+                toml::Value::Array(tables) if tables.iter().all(toml::Value::is_table) => {
+                    tables.first().cloned().unwrap_or(toml::Value::Array(tables))
+                }
+                value => value,
+            });
         }
         let value = value.unwrap_or_else(|| panic!("{} is not in the example", key.path));
         if let Otherwise::Toml(default) = key.default {

@@ -60,17 +60,17 @@ tidegate.toml:12: devices.max_fram: unknown key; did you mean "max_frame"?; allo
 tidegate.toml:13: devices.max_frame: "64KB" is not a size; write bytes or KiB, MiB, GiB; allowed: 256 to 16MiB
 tidegate.toml:14: devices.max_records: is a string; allowed: 1 to 65536
 tidegate.toml:15: devices.rate.batches_per_second: 0 is out of range; allowed: 0.001 to 1000000
-tidegate.toml:16: devices.tls: is a string; allowed: a table with cert, key, client_ca
+tidegate.toml:16: devices.tls: is a string; allowed: a table with cert, key, client_ca, crl
 tidegate.toml:19: mqtt.url: holds a user name; write mqtt.username and mqtt.password_file; allowed: mqtt://HOST[:PORT] (default port 1883) or mqtts://HOST[:PORT] (8883)
 tidegate.toml:20: mqtt.version: 3 is not one of them; allowed: 4, 5
 tidegate.toml:21: mqtt.prefix: "tidegate/+" holds '+', which is for subscriptions; allowed: 1 to 512 characters, levels between single / without + #, {gateway} as placeholder
 tidegate.toml:22: mqtt.max_inflight: 70000 is out of range; allowed: 1 to 65535
-tidegate.toml:23: mqtt.window: unknown key; did you mean devices.window?; allowed: url, version, prefix, payload, client_id, username, password_file, ca, cert, key, max_inflight, ack_timeout, max_backoff, keep_alive, session_expiry
+tidegate.toml:23: mqtt.window: unknown key; did you mean devices.window?; allowed: url, version, prefix, payload, homeassistant, homeassistant_prefix, client_id, username, password_file, ca, cert, key, max_inflight, ack_timeout, max_backoff, keep_alive, session_expiry
 tidegate.toml:26: spool.max_bytes: -1 is out of range; allowed: 1MiB to 16384GiB
 tidegate.toml:27: spool.when_full: "panic" is not one of them; allowed: "drop-oldest", "block"
 tidegate.toml:28: spool.drain: "in_order" is not one of them; did you mean "in-order"?; allowed: "in-order", "live-first"
 tidegate.toml:31: log.level: "verbose" is not a level; allowed: error, warn, info, debug, trace or off; after a comma MODULE=LEVEL for one module, as in "info,tidegate::uplink=debug"
-tidegate.toml:33: telemetry: unknown key; allowed: gateway, devices, mqtt, spool, commands, dashboard, log
+tidegate.toml:33: telemetry: unknown key; allowed: gateway, devices, mqtt, spool, commands, dashboard, history, push, log
 "#;
     let found = faults(text);
     assert_eq!(found, expected.trim().lines().collect::<Vec<_>>(), "{}", found.join("\n"));
@@ -112,6 +112,82 @@ tidegate.toml:16: dashboard.tls.key: needs dashboard.tls.cert beside it
     let expected = expected.replace("FILE/", "");
     let found = faults(text);
     assert_eq!(found, expected.trim().lines().collect::<Vec<_>>(), "{}", found.join("\n"));
+}
+
+#[test]
+fn pushes_are_checked_together_with_their_files() {
+    let text = r#"
+[[push]]
+[[push]]
+url = "http://me:s3cret@host/write"
+[[push]]
+url = "http://host/write?db=x&p=s3cret"
+[[push]]
+url = "http://127.0.0.1:8428/write"
+auth = "bearer"
+ca = "ca.crt"
+[[push]]
+url = "https://127.0.0.1/write"
+token_file = "none.token"
+[[push]]
+name = "n"
+url = "https://a/write"
+token_file = "empty"
+devices = ["a b"]
+[[push]]
+name = "n"
+url = "https://b/write"
+token_file = "two"
+gzip = "yes"
+[[push]]
+url = "https://c/write"
+token_file = "two"
+auth = "basic"
+"#;
+    let expected = r#"
+tidegate.toml:2: push.url: is missing: where are the readings to go?; allowed: url = "http://127.0.0.1:8428/write", say
+tidegate.toml:4: push.url: holds a user name or password; put USER:PASSWORD into a file of its own, name it in token_file and write auth = "basic"; allowed: URL
+tidegate.toml:6: push.url: holds credentials (p=…); put them into a file of its own and name it in token_file: the token alone, or USER:PASSWORD with auth = "basic"; allowed: URL
+tidegate.toml:9: push.auth: has no effect without push.token_file; allowed: with token_file
+tidegate.toml:10: push.ca: has no effect without TLS; allowed: with a https:// url
+tidegate.toml:10: push.ca: ca.crt cannot be read: No such file or directory (os error 2); allowed: a readable file
+tidegate.toml:12: push.url: two pushes are called "127.0.0.1"; allowed: a push.name of its own for each (default: the host)
+tidegate.toml:13: push.token_file: none.token cannot be read: No such file or directory (os error 2); allowed: a readable file
+tidegate.toml:17: push.token_file: empty is empty
+tidegate.toml:18: push.devices: the pattern "a b" holds a blank or a control character, which no name has; allowed: a list of: names, with * for any run of characters and ? for one
+tidegate.toml:20: push.name: two pushes are called "n"; allowed: a push.name of its own for each (default: the host)
+tidegate.toml:22: push.token_file: two holds more than a token; allowed: one line without blanks: the token alone
+tidegate.toml:23: push.gzip: is a string; allowed: true or false
+tidegate.toml:26: push.token_file: two holds no colon; allowed: USER:PASSWORD, as auth is "basic"
+"#;
+    let url = "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, with ?QUERY where the store wants one";
+    let expected = expected.replace("allowed: URL", &format!("allowed: {url}"));
+    let (folder, file) = written(text);
+    std::fs::write(folder.path().join("empty"), "\n").unwrap();
+    std::fs::write(folder.path().join("two"), "one two\n").unwrap();
+    let output = tidegate(&["check"], &file);
+    let said = stderr(&output).replace(&format!("{}/", folder.path().display()), "");
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        expected.trim().lines().collect::<Vec<_>>(),
+        "{said}"
+    );
+    assert!(!said.contains("s3cret"));
+}
+
+#[test]
+fn a_secret_in_the_clear_is_warned_of_and_a_push_over_tls_is_not() {
+    for (url, warned) in
+        [("http://host/write", true), ("https://host/write", false), ("http://[::1]/write", false)]
+    {
+        let (folder, file) =
+            written(&format!("[[push]]\nurl = \"{url}\"\ntoken_file = \"token\"\n"));
+        std::fs::write(folder.path().join("token"), "t0ken\n").unwrap();
+        let output = tidegate(&["check"], &file);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = format!("{}{}", stdout(&output), stderr(&output));
+        assert_eq!(said.contains("in the clear"), warned, "{url}: {said}");
+    }
 }
 
 #[test]
@@ -183,4 +259,15 @@ fn a_file_that_is_not_there_or_not_text_is_named() {
     let binary = tidegate(&["check"], &file);
     assert_eq!(binary.status.code(), Some(78));
     assert!(stderr(&binary).contains("tidegate.toml: cannot be read: "), "{binary:?}");
+}
+
+#[test]
+fn home_assistant_cannot_have_cbor() {
+    let found = faults("[mqtt]\nhomeassistant = true\npayload = \"senml-cbor\"\n");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with("tidegate.toml:2: mqtt.homeassistant: Home Assistant reads no CBOR")
+    );
+    let found = faults("[mqtt]\nhomeassistant = \"yes\"\n");
+    assert!(found[0].ends_with("allowed: true or false"), "{found:?}");
 }

@@ -1,11 +1,16 @@
 //! What is asked for and answered at once.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tidegate::config::registry::Registry;
 use tidegate::core::batch::{Reading, Value};
-use tidegate::ports::{Clock, Feed, UplinkState};
+use tidegate::metrics::Code;
+use tidegate::ports::{Clock, Feed, Refused, RefusedKind, UplinkState};
+use tokio::sync::watch;
 
 use super::support::*;
 
@@ -67,7 +72,21 @@ fn the_status_has_every_key_and_tells_the_truth() {
         spool.lost_readings = 7;
     });
     let status = gateway.get("/api/v1/status").json();
-    assert_eq!(keys(&status), ["devices", "gateway", "spool", "uplink", "uptime_s", "version"]);
+    assert_eq!(
+        keys(&status),
+        [
+            "devices",
+            "duplicates",
+            "gateway",
+            "rates",
+            "rejected_batches",
+            "sequence_gaps",
+            "spool",
+            "uplink",
+            "uptime_s",
+            "version"
+        ]
+    );
     assert_eq!(status["gateway"], "gw-1");
     assert_eq!(status["version"], "1.2.3");
     assert!(status["uptime_s"].as_f64().unwrap() < 60.0);
@@ -147,6 +166,7 @@ fn devices_show_the_latest_of_every_kind_of_value() {
     let expected = json!({
         "id": "kiln-3", "connected": true, "since": 1_763_800_000.5, "last_seen": 9.0,
         "model": "K\"1", "firmware": null, "address": "10.0.0.7:4711",
+        "commands": ["set", "identify"], "interval_s": null,
         "readings": {
             "door": {"vb": false, "u": null, "t": 2.0},
             "energy": {"s": 4.5, "u": null, "t": 3.0},
@@ -156,7 +176,11 @@ fn devices_show_the_latest_of_every_kind_of_value() {
         },
     });
     assert_eq!(gateway.get("/api/v1/devices").json(), json!([expected]));
-    assert_eq!(gateway.get("/api/v1/devices/kiln-3").json(), expected);
+    let mut device = gateway.get("/api/v1/devices/kiln-3").json();
+    for more in ["connection", "refusals"] {
+        assert!(device.as_object_mut().unwrap().remove(more).is_some(), "{more}");
+    }
+    assert_eq!(device, expected);
 
     gateway.fleet.device_down(&id("kiln-3"), 10.0);
     let device = gateway.get("/api/v1/devices/kiln-3").json();
@@ -257,4 +281,119 @@ fn head_answers_like_get_without_the_body() {
     }
     let events = request(gateway.address(), "HEAD /api/v1/events HTTP/1.1\r\nHost: [::1]\r\n");
     assert_eq!(events.status, 200);
+}
+
+/// What of a device was refused.
+fn refuse(gateway: &Gateway, device: &str, kind: RefusedKind, code: u64, reason: &str, time: f64) {
+    gateway.fleet.refused(&id(device), &Refused { kind, code, reason, time });
+}
+
+#[test]
+fn one_device_shows_its_connection_and_what_was_refused() {
+    let gateway = Gateway::start();
+    gateway.up("a");
+    let asked = || gateway.get("/api/v1/devices/a").json();
+    assert_eq!(
+        asked()["connection"],
+        json!({"epoch": null, "seq": null, "batches": 0, "readings": 0, "gaps": 0,
+               "duplicates": 0, "rejected": 0, "round_trip_s": null})
+    );
+    assert_eq!(asked()["refusals"], json!([]));
+    gateway.fleet.device_opened(&id("a"), 7, 41);
+    for time in [100.0, 102.0, 104.0] {
+        gateway.send("a", vec![number("x", 1.0, time), number("y", 1.0, time)]);
+    }
+    gateway.fleet.irregular(&id("a"), 1, 2);
+    gateway.fleet.round_trip(&id("a"), 0.012);
+    for time in [1.0, 2.0, 3.0] {
+        refuse(&gateway, "a", RefusedKind::Batch, 2, "reading \"x\"", time);
+    }
+    refuse(&gateway, "a", RefusedKind::Connection, 401, "no token", 1.5);
+    let device = asked();
+    assert_eq!(device["interval_s"], 2.0);
+    assert_eq!(
+        device["connection"],
+        json!({"epoch": 7, "seq": 41, "batches": 3, "readings": 6, "gaps": 1, "duplicates": 2,
+               "rejected": 3, "round_trip_s": 0.012})
+    );
+    assert_eq!(
+        device["refusals"],
+        json!([
+            {"time": 3.0, "kind": "batch", "code": 2, "reason": "reading \"x\"", "count": 3},
+            {"time": 1.5, "kind": "connection", "code": 401, "reason": "no token", "count": 1},
+        ])
+    );
+    let list = gateway.get("/api/v1/devices").json();
+    assert_eq!(list[0]["interval_s"], 2.0);
+    for only_alone in ["connection", "refusals"] {
+        assert!(list[0].get(only_alone).is_none(), "{only_alone} in {list}");
+    }
+    gateway.fleet.device_down(&id("a"), 105.0);
+    assert_eq!(asked()["connection"]["batches"], 3, "counters outlive the connection");
+}
+
+#[test]
+fn rates_are_readings_per_second_and_counts_are_those_since_the_start() {
+    let gateway = Gateway::start();
+    let status = || gateway.get("/api/v1/status").json();
+    assert_eq!(status()["rates"], json!({"in": 0.0, "out": 0.0}));
+    gateway.metrics.sequence_gaps.inc_by(3);
+    gateway.metrics.duplicates.inc_by(4);
+    for code in ["1", "2", "5"] {
+        gateway.metrics.batches_rejected.get_or_create(&Code { code }).inc_by(2);
+    }
+    let now = status();
+    let counts = ["rejected_batches", "sequence_gaps", "duplicates"].map(|key| now[key].as_u64());
+    assert_eq!(counts, [Some(6), Some(3), Some(4)]);
+    gateway.metrics.readings_received.inc_by(5000);
+    gateway.metrics.readings_published.inc_by(500);
+    let start = Instant::now();
+    let (mut most, mut out) = (0.0, 0.0);
+    while most == 0.0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "never a rate");
+        let rates = status()["rates"].clone();
+        (most, out) = (rates["in"].as_f64().unwrap(), rates["out"].as_f64().unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(most <= 5000.0 && (out - most / 10.0).abs() <= 0.11, "{most} in, {out} out");
+    while status()["rates"]["in"] != 0.0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the rate never falls again");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test]
+async fn a_device_of_the_registry_is_shown_before_it_was_ever_seen() {
+    let gateway = Gateway::start();
+    let registry = |text| Arc::new(Registry::parse(text, Path::new("devices.toml")).unwrap());
+    let (sender, receiver) = watch::channel(registry("[devices.kiln-3]\n[devices.kiln-4]\n"));
+    let fleet = Arc::clone(&gateway.fleet);
+    tokio::spawn(async move { fleet.follow(receiver, |_| true).await });
+    let mut feed = gateway.watch("/api/v1/stream").await;
+    let mut picture = json!({});
+    while keys(&picture) != ["kiln-3", "kiln-4"] {
+        apply(&mut picture, &feed.next().await);
+    }
+    let never = picture["kiln-3"].clone();
+    assert_eq!(
+        never,
+        json!({"id": "kiln-3", "connected": false, "since": null, "last_seen": null,
+               "model": null, "firmware": null, "address": null, "commands": [],
+               "interval_s": null, "readings": {}})
+    );
+    let status = gateway.get("/api/v1/status").json();
+    assert_eq!(status["devices"], json!({"connected": 0, "known": 2}));
+    assert_eq!(gateway.get("/api/v1/devices").json()[0], never);
+    sender.send_replace(registry("[devices.kiln-3]\n[devices.kiln-5]\n"));
+    while keys(&picture) != ["kiln-3", "kiln-5"] {
+        apply(&mut picture, &feed.next().await);
+    }
+    let missing = gateway.get("/api/v1/devices/kiln-4");
+    assert_eq!(missing.status, 404);
+    assert!(missing.error().contains("kiln-4"), "{missing:?}");
+    gateway.up("kiln-3");
+    while picture["kiln-3"]["connected"] != true {
+        apply(&mut picture, &feed.next().await);
+    }
+    assert_eq!(picture["kiln-3"]["since"], 1_763_800_000.5);
 }

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use tidegate::config;
 use tidegate::core::command::{Entry, Record, Refusal, Reply, Response, State};
-use tidegate::dashboard::{self, Fleet};
+use tidegate::dashboard::Fleet;
 use tidegate::ports::{CommandAccess, CommandBook, CommandRequest};
 use tokio::sync::mpsc;
 
@@ -27,14 +26,7 @@ impl Desk {
         let (access, requests) = CommandAccess::new(1024);
         let book = Arc::clone(&access.book);
         context.commands = access;
-        let settings = config::Dashboard { listen: "127.0.0.1:0".parse().unwrap(), tls: None };
-        let gateway = Gateway {
-            fleet: Arc::clone(&context.fleet),
-            health: Arc::clone(&context.health),
-            metrics: Arc::clone(&context.metrics),
-            listening: Arc::clone(&context.listening),
-            handle: dashboard::start(&settings, context).unwrap(),
-        };
+        let gateway = Gateway::of(context);
         Self { gateway, book, requests }
     }
 
@@ -130,6 +122,24 @@ fn entry(state: State) -> Entry {
 fn enter(record: &mut Record, state: State) {
     record.version += 1;
     record.history.push(entry(state));
+}
+
+/// Commands that differ in what their JSON has.
+pub(crate) fn of_every_kind() -> Vec<Arc<Record>> {
+    let queued = record(1, "kiln-3", "p-1");
+    let mut done = record(2, "kiln-3", "p-2");
+    done.requester.response =
+        Some(Response { topic: "answers".into(), correlation: Some(vec![0xff, 1]) });
+    done.params = ciborium::Value::Map(vec![("on".into(), true.into())]);
+    enter(&mut done, State::Delivered);
+    enter(&mut done, State::Done);
+    done.value = ciborium::Value::Array(vec![1.into(), 2.5.into(), ciborium::Value::Null]);
+    let mut late = record(3, "pump-1", "p-3");
+    enter(&mut late, State::Expired);
+    late.error = Some("no RESULT in time".into());
+    let note = Some("the device was away".into());
+    late.history.push(Entry { late: true, note, ..entry(State::Failed) });
+    [queued, done, late].into_iter().map(Arc::new).collect()
 }
 
 const KILN: &str = "/api/v1/devices/kiln-3/commands";

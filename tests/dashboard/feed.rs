@@ -32,7 +32,7 @@ async fn a_snapshot_comes_first_and_then_what_changes() {
     gateway.send("a", vec![reading("x", Some("Cel"), Value::Number(2.5), 2.0)]);
     assert_eq!(
         feed.news().await,
-        json!({"type": "readings", "device": "a", "last_seen": 2.0,
+        json!({"type": "readings", "device": "a", "last_seen": 2.0, "interval_s": 1.0,
                "readings": [{"n": "x", "u": "Cel", "v": 2.5, "t": 2.0}]})
     );
     gateway.fleet.device_down(&id("a"), 3.0);
@@ -41,7 +41,8 @@ async fn a_snapshot_comes_first_and_then_what_changes() {
         device,
         json!({"type": "device", "device": "a", "id": "a", "connected": false, "since": 3.0,
                "last_seen": 2.0, "model": "K\"1", "firmware": null,
-               "address": "10.0.0.7:4711"})
+               "address": "10.0.0.7:4711", "commands": ["set", "identify"],
+               "interval_s": 1.0})
     );
 }
 
@@ -136,7 +137,7 @@ async fn filters_leave_out_other_devices_and_names() {
         let news = by_name.news().await;
         assert_eq!(
             news,
-            json!({"type": "readings", "device": device, "last_seen": 2.0,
+            json!({"type": "readings", "device": device, "last_seen": 2.0, "interval_s": 1.0,
                    "readings": [{"n": "y", "v": 2.0, "t": 2.0}]})
         );
     }

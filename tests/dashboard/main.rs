@@ -6,6 +6,10 @@
 mod api;
 mod commands;
 mod feed;
+mod gateway;
+mod history;
+mod log;
+mod openapi;
 mod refusals;
 mod support;
 mod tls;

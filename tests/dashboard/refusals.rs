@@ -18,7 +18,6 @@ fn what_is_not_there_is_404_in_json() {
         "/api/v1/devices/a%2Fb",
         "/api/v1/devices/a/history?name=x",
         "/api/v1/commands/absent",
-        "/api/v1/openapi.json",
     ] {
         let answer = gateway.get(path);
         assert_eq!(answer.status, 404, "{path}");

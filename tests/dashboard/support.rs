@@ -8,14 +8,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
-use tidegate::config;
+use tidegate::config::{self, Settings, Surroundings};
 use tidegate::core::batch::{Batch, Reading, Value};
 use tidegate::core::clock::Base;
 use tidegate::core::ids::DeviceId;
 use tidegate::dashboard::{self, Context, DashboardHandle, Fleet};
+use tidegate::host::tail::{Entry, Tail};
 use tidegate::host::wear::Wear;
 use tidegate::metrics::Metrics;
-use tidegate::ports::{Clock, CommandAccess, DeviceFacts, Feed, Health};
+use tidegate::ports::{Budget, Clock, CommandAccess, CommandBook, DeviceFacts, Feed, Health};
+use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
@@ -34,6 +36,9 @@ pub(crate) struct Gateway {
     pub health: Arc<Health>,
     pub metrics: Arc<Metrics>,
     pub listening: Arc<AtomicBool>,
+    pub log: Arc<Tail>,
+    pub budget: Arc<Budget>,
+    pub book: Arc<CommandBook>,
     pub handle: DashboardHandle,
 }
 
@@ -43,13 +48,19 @@ impl Gateway {
     }
 
     pub(crate) fn with(fleet: Fleet) -> Self {
-        let context = context(fleet);
+        Self::of(context(fleet))
+    }
+
+    pub(crate) fn of(context: Context) -> Self {
         let settings = config::Dashboard { listen: "127.0.0.1:0".parse().unwrap(), tls: None };
         Self {
             fleet: Arc::clone(&context.fleet),
             health: Arc::clone(&context.health),
             metrics: Arc::clone(&context.metrics),
             listening: Arc::clone(&context.listening),
+            log: Arc::clone(&context.log),
+            budget: Arc::clone(&context.budget),
+            book: Arc::clone(&context.commands.book),
             handle: dashboard::start(&settings, context).unwrap(),
         }
     }
@@ -63,7 +74,7 @@ impl Gateway {
             since: 1_763_800_000.5,
             model: Some("K\"1".into()),
             firmware: None,
-            commands: vec![],
+            commands: vec!["set".into(), "identify".into()],
             address: "10.0.0.7:4711".into(),
         };
         self.fleet.device_up(&id(device), &facts);
@@ -107,8 +118,24 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         wear: Arc::new(Wear::new(Arc::new(SystemClock))),
         started: Instant::now(),
         listening: Arc::default(),
+        budget: Arc::new(Budget::new(1 << 20)),
+        log: Arc::default(),
+        settings: settings(""),
         allowed_hosts: vec!["gw-1.example".into()],
     }
+}
+
+/// The settings of a configuration file `/etc/t/tidegate.toml`.
+pub(crate) fn settings(text: &str) -> watch::Receiver<Arc<Settings>> {
+    let host = Surroundings { host_name: Some("host-1".into()), state_directory: None };
+    let settings = Settings::parse(text, "/etc/t/tidegate.toml".as_ref(), &host).unwrap();
+    watch::Sender::new(Arc::new(settings)).subscribe()
+}
+
+/// Adds an entry to the log.
+pub(crate) fn note(log: &Tail, level: log::Level, message: &str, device: Option<&str>) {
+    let fields: Vec<_> = device.iter().map(|device| ("device", (*device).to_owned())).collect();
+    log.push(Entry::new(1_763_800_000.5, level, "tidegate::test".into(), message, &fields));
 }
 
 pub(crate) fn id(device: &str) -> DeviceId {
@@ -227,8 +254,22 @@ pub(crate) fn apply(picture: &mut Json, message: &Json) {
             }
         }
         "device" => {
+            if message["forgotten"] == true {
+                picture.as_object_mut().unwrap().remove(message["device"].as_str().unwrap());
+                return;
+            }
             let device = &mut picture[message["device"].as_str().unwrap()];
-            for key in ["id", "connected", "since", "last_seen", "model", "firmware", "address"] {
+            for key in [
+                "id",
+                "connected",
+                "since",
+                "last_seen",
+                "model",
+                "firmware",
+                "address",
+                "commands",
+                "interval_s",
+            ] {
                 device[key] = message[key].clone();
             }
             if device["readings"].is_null() {
@@ -238,6 +279,7 @@ pub(crate) fn apply(picture: &mut Json, message: &Json) {
         "readings" => {
             let device = &mut picture[message["device"].as_str().unwrap()];
             device["last_seen"] = message["last_seen"].clone();
+            device["interval_s"] = message["interval_s"].clone();
             for record in message["readings"].as_array().unwrap() {
                 let mut kept = record.clone();
                 let name = kept.as_object_mut().unwrap().remove("n").unwrap();

@@ -51,6 +51,7 @@ async fn the_dashboard_speaks_tls_and_takes_a_new_certificate_while_running() {
         cert: folder.path().join("cert.pem"),
         key: folder.path().join("key.pem"),
         client_ca: None,
+        crl: None,
     };
     let listen = "127.0.0.1:0".parse().unwrap();
     let settings = config::Dashboard { listen, tls: Some(tls) };

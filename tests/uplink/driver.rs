@@ -31,6 +31,8 @@ impl Clock for WallClock {
 
 pub(crate) fn settings(port: u16) -> Mqtt {
     Mqtt {
+        homeassistant: false,
+        homeassistant_prefix: "homeassistant".into(),
         host: "127.0.0.1".to_owned(),
         port,
         tls: false,

@@ -12,10 +12,9 @@ use crate::driver::{Driver, batches, settings};
 fn result(n: u64) -> Message {
     Message {
         topic: "devices/kiln-3/results".to_owned(),
-        absolute: false,
         payload: format!("{{\"id\":\"{n}\"}}").into_bytes(),
-        correlation: None,
         content_type: Some("application/json"),
+        ..Message::default()
     }
 }
 
@@ -35,12 +34,12 @@ async fn a_letter_is_reported_once_the_broker_has_acknowledged_it() {
             ..result(2)
         },
     );
-    driver.send(3, result(3));
+    driver.send(3, Message { retain: true, ..result(3) });
     let sent = driver.beside(peer.read_publishes(3)).await;
     assert!(driver.sent.is_empty(), "not before the PUBACK");
     assert_eq!(sent[0].topic, "tidegate/gw-1/devices/kiln-3/results");
     assert_eq!(sent[0].payload, "{\"id\":\"1\"}");
-    assert!(!sent[0].retain);
+    assert_eq!(sent.iter().map(|publish| publish.retain).collect::<Vec<_>>(), [false, false, true]);
     let properties = sent[0].properties.clone().unwrap();
     assert_eq!(properties.content_type.as_deref(), Some("application/json"));
     assert_eq!(properties.correlation_data, None);

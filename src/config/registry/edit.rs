@@ -1,25 +1,19 @@
 //! Changes to the registry file: adding, rotating and removing devices.
 //!
-//! Comments and order are kept. A reader sees the file before or after a change, never between: it
-//! is written beside the old one, fsynced and renamed over it. Two writers take turns by an
-//! advisory lock on a file beside it, which stays there (to delete it would let two writers hold
-//! two different files of that name).
+//! Comments and order are kept. Writers take turns, and readers never see half a change.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rand::TryRngCore;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::retry_on_intr;
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, Value};
 
 use super::{Hash, Registry};
 use crate::config::fault::Faults;
+use crate::config::guarded::{self, FileError, Turn};
 use crate::config::units::datetime_from_unix;
 use crate::core::ids::DeviceId;
 use crate::core::policy::{Pattern, Permissions};
@@ -39,16 +33,12 @@ pub enum EditError {
     /// There is no such device.
     #[error("{0} is not registered; `tidegate device list` shows who is")]
     Unknown(DeviceId),
-    /// A file or the random source failed.
-    #[error("{action} {}: {source}", .path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What came of it.
-        source: io::Error,
-    },
+    /// A file failed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The random source failed.
+    #[error("cannot read random bytes from the system: {0}")]
+    Random(io::Error),
 }
 
 /// The registry file, locked for a change. Nothing happens to it until [`Self::save`].
@@ -58,7 +48,7 @@ pub struct Editor {
     document: DocumentMut,
     registry: Registry,
     /// Held until the editor is dropped.
-    _lock: File,
+    _turn: Turn,
 }
 
 impl Editor {
@@ -71,21 +61,7 @@ impl Editor {
         // Through symbolic links: they stay, and all names of a file share one lock.
         let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let path = path.as_path();
-        let lock_path = beside(path, ".lock");
-        let io = |action| {
-            let path = lock_path.clone();
-            move |source| EditError::Io { action, path, source }
-        };
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(io("cannot open the lock file"))?;
-        retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive))
-            .map_err(io::Error::from)
-            .map_err(io("cannot lock"))?;
+        let turn = Turn::take(path)?;
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
@@ -95,7 +71,7 @@ impl Editor {
         let document = text
             .parse::<DocumentMut>()
             .map_err(|e| Faults::of_file(path, e.message().to_owned()))?;
-        Ok(Self { path: path.to_owned(), document, registry, _lock: lock })
+        Ok(Self { path: path.to_owned(), document, registry, _turn: turn })
     }
 
     /// Registers `device` and returns its token, which exists nowhere else. `now` is Unix time in
@@ -166,61 +142,12 @@ impl Editor {
         Ok(())
     }
 
-    /// Writes the file. It keeps its owner and group; nobody else may read it. A new one has mode
-    /// 0600, or 0640 with the folder's owner and group when root makes it in a folder that is a
-    /// group's (so that the daemon of that group can read it).
+    /// Writes the file, as [`guarded::replace`] does.
     ///
     /// # Errors
     /// When it cannot be written; the old file is in place then.
     pub fn save(self) -> Result<(), EditError> {
-        let temporary = beside(&self.path, ".new");
-        let written = self.write(&temporary);
-        if written.is_err() {
-            // Best effort: the next save starts with an empty file anyway.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written
-    }
-
-    fn write(&self, temporary: &Path) -> Result<(), EditError> {
-        let io = |action, path: &Path| {
-            let path = path.to_owned();
-            move |source| EditError::Io { action, path, source }
-        };
-        let old = std::fs::metadata(&self.path).ok();
-        // One that a crash left behind. It is never written through: where the folder is the
-        // daemon's and root the writer, it could be a link to anything.
-        let _ = std::fs::remove_file(temporary);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(temporary)
-            .map_err(io("cannot create", temporary))?;
-        file.write_all(self.document.to_string().as_bytes())
-            .map_err(io("cannot write", temporary))?;
-        let own = file.metadata().map_err(io("cannot read", temporary))?;
-        let (uid, gid, mode) = match old {
-            Some(old) => (old.uid(), old.gid(), kept_mode(old.mode())),
-            // A new file of root's is for the daemon that the folder was made for.
-            None if own.uid() == 0 => {
-                let folder = folder_of(&self.path);
-                let folder = std::fs::metadata(folder).map_err(io("cannot read", folder))?;
-                let mode = if folder.gid() == 0 { 0o600 } else { 0o640 };
-                (folder.uid(), folder.gid(), mode)
-            }
-            None => (own.uid(), own.gid(), 0o600),
-        };
-        if (own.uid(), own.gid()) != (uid, gid) {
-            std::os::unix::fs::fchown(&file, Some(uid), Some(gid))
-                .map_err(io("cannot set the owner of", temporary))?;
-        }
-        file.set_permissions(std::fs::Permissions::from_mode(mode))
-            .map_err(io("cannot set the mode of", temporary))?;
-        file.sync_all().map_err(io("cannot sync", temporary))?;
-        std::fs::rename(temporary, &self.path).map_err(io("cannot replace", &self.path))?;
-        let folder = folder_of(&self.path);
-        File::open(folder).and_then(|f| f.sync_all()).map_err(io("cannot sync", folder))
+        Ok(guarded::replace(&self.path, self.document.to_string().as_bytes())?)
     }
 
     fn devices(&mut self) -> Result<&mut dyn toml_edit::TableLike, EditError> {
@@ -253,34 +180,16 @@ fn list(patterns: &[Pattern]) -> Array {
 /// 256 random bits from the system, base64url.
 fn new_token() -> Result<String, EditError> {
     let mut bytes = [0; 32];
-    rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(|e| EditError::Io {
-        action: "cannot read random bytes from",
-        path: "the system".into(),
-        source: io::Error::other(e),
-    })?;
+    rand::rngs::OsRng
+        .try_fill_bytes(&mut bytes)
+        .map_err(|e| EditError::Random(io::Error::other(e)))?;
     Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
-}
-
-/// A group that was let in on purpose (0640) stays; a file that was open to all is closed.
-fn kept_mode(old: u32) -> u32 {
-    if old.trailing_zeros() >= 3 { (old & 0o660) | 0o600 } else { 0o600 }
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const NOW: f64 = 1_763_800_000.0;
@@ -442,7 +351,7 @@ mod tests {
             add(&path, &format!("d{was}"));
             assert_eq!(mode(), is, "{was:o}");
         }
-        assert!(!beside(&path, ".new").exists());
+        assert!(!path.with_extension("toml.new").exists());
     }
 
     #[test]
@@ -453,7 +362,7 @@ mod tests {
         add(&path, "a");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         std::fs::write(&other, "precious").unwrap();
-        std::os::unix::fs::symlink(&other, beside(&path, ".new")).unwrap();
+        std::os::unix::fs::symlink(&other, path.with_extension("toml.new")).unwrap();
         add(&link, "b");
         assert_eq!(load(&path).len(), 2);
         assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -478,8 +387,8 @@ mod tests {
         let mut editor = Editor::open(&path).unwrap();
         editor.add(&id("b"), &Permissions::default(), NOW).unwrap();
         // A folder stands where the new file would be written.
-        std::fs::create_dir(beside(&path, ".new")).unwrap();
-        assert!(matches!(editor.save(), Err(EditError::Io { .. })));
+        std::fs::create_dir(path.with_extension("toml.new")).unwrap();
+        assert!(matches!(editor.save(), Err(EditError::File(_))));
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 }

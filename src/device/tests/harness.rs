@@ -24,7 +24,9 @@ use crate::core::ids::{DeviceId, SessionId};
 use crate::core::senml;
 use crate::device::{Context, Listener};
 use crate::metrics::Metrics;
-use crate::ports::{Budget, Clock, DeviceEvent, DeviceFacts, Feed, Link, Resume, Submitted, lock};
+use crate::ports::{
+    Budget, Clock, DeviceEvent, DeviceFacts, Feed, Link, Refused, Resume, Submitted, lock,
+};
 
 /// Longer than anything takes on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -98,6 +100,9 @@ pub(super) struct Shown {
     pub(super) up: HashMap<DeviceId, DeviceFacts>,
     pub(super) downs: usize,
     pub(super) seen: usize,
+    pub(super) round_trips: Vec<f64>,
+    /// Device, code, reason.
+    pub(super) refused: Vec<(String, u64, String)>,
 }
 
 #[derive(Default)]
@@ -118,6 +123,19 @@ impl Feed for Screen {
 
     fn device_seen(&self, _device: &DeviceId, _time: f64) {
         lock(&self.0).seen += 1;
+    }
+
+    fn device_opened(&self, _device: &DeviceId, _epoch: u64, _acked: u64) {}
+
+    fn irregular(&self, _device: &DeviceId, _gaps: u64, _duplicates: u64) {}
+
+    fn round_trip(&self, _device: &DeviceId, seconds: f64) {
+        lock(&self.0).round_trips.push(seconds);
+    }
+
+    fn refused(&self, device: &DeviceId, refused: &Refused<'_>) {
+        let refused = (device.to_string(), refused.code, refused.reason.to_owned());
+        lock(&self.0).refused.push(refused);
     }
 }
 

@@ -51,11 +51,28 @@ async fn a_device_that_answers_pings_stays_and_is_pinged_every_interval() {
     let (mut client, _link) = bench.greeted("kiln-3").await;
     let began = Instant::now();
     for _ in 0..10 {
-        assert_eq!(client.next().await, Message::Ping("".into()));
+        assert!(matches!(client.next().await, Message::Ping(stamp) if stamp.len() == 8));
     }
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(900), "ten pings in {took:?}");
     assert!(bench.event_now().is_none());
+    until("pongs tell round trips", || bench.shown(|shown| shown.round_trips.len() >= 8)).await;
+    bench.shown(|shown| {
+        assert!(shown.round_trips.iter().all(|seconds| (0.0..=2.1).contains(seconds)));
+    });
+}
+
+#[tokio::test]
+async fn a_pong_that_answers_no_ping_tells_no_round_trip() {
+    let mut bench = Bench::start(&settings(), parse(""));
+    let (mut client, _link) = bench.greeted("kiln-3").await;
+    let ahead = u64::MAX.to_be_bytes().to_vec();
+    for pong in [vec![], vec![1], ahead, vec![0; 9]] {
+        client.send_message(Message::Pong(pong.into())).await;
+    }
+    client.send_bytes(readings(Some(1), "a")).await;
+    assert_eq!(bench.seqs(1).await, [Some(1)]);
+    assert!(bench.shown(|shown| shown.round_trips.is_empty()));
 }
 
 #[tokio::test]

@@ -7,3 +7,4 @@ mod lifecycle;
 mod messages;
 mod refusals;
 mod secure;
+mod shown;

@@ -47,7 +47,7 @@ impl Authority {
         std::fs::write(path("cert.pem"), certificate.pem()).unwrap();
         std::fs::write(path("key.pem"), key.serialize_pem()).unwrap();
         std::fs::write(path("ca.pem"), self.certificate.pem()).unwrap();
-        Tls { cert: path("cert.pem"), key: path("key.pem"), client_ca: None }
+        Tls { cert: path("cert.pem"), key: path("key.pem"), client_ca: None, crl: None }
     }
 
     fn connector(&self, own: Option<&(rcgen::Certificate, KeyPair)>) -> TlsConnector {

@@ -58,6 +58,14 @@ impl Setup {
         self
     }
 
+    /// Adds one `[[name]]` with these lines.
+    pub(crate) fn table(mut self, name: &str, text: &str) -> Self {
+        let table: Table = text.parse().unwrap();
+        let tables = self.table.entry(name).or_insert_with(|| Value::Array(Vec::new()));
+        tables.as_array_mut().unwrap().push(table.into());
+        self
+    }
+
     /// With credentials: an empty registry to which [`Gateway::add`] adds.
     pub(crate) fn with_tokens(self) -> Self {
         std::fs::write(self.dir.path().join("devices.toml"), "").unwrap();

@@ -17,6 +17,7 @@ mod load;
 mod mqtt;
 mod proxy;
 mod requester;
+mod store;
 mod subscriber;
 
 pub(crate) use asking::{commands_path, states};
@@ -34,6 +35,7 @@ pub(crate) use load::{Balance, Fleet};
 pub(crate) use mqtt::Publish;
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
 pub(crate) use requester::{Extra, Requester, commands_of, results_of};
+pub(crate) use store::{Kind as StoreKind, Store};
 pub(crate) use subscriber::Subscriber;
 
 use std::future::Future;
