@@ -8,6 +8,7 @@ import type { Status } from '../../api/types.ts';
 import { bytes, decimal, rate } from '../../format/numbers.ts';
 import { span, utc } from '../../format/times.ts';
 import { texts } from '../../i18n/index.ts';
+import { Meter } from '../../parts/meter.tsx';
 import { Sparkline } from '../../parts/sparkline.tsx';
 import { knownAt } from '../../state/known.ts';
 import { connection, status } from '../../state/gateway.ts';
@@ -101,16 +102,7 @@ function Figures({ now }: { now: Status | null }) {
           ...outlook(now, words, spans),
         ]}
       >
-        <dd
-          class={share >= 80 ? 'gauge warn' : 'gauge'}
-          role="meter"
-          aria-label={words.filled}
-          aria-valuemin={0}
-          aria-valuemax={100}
-          aria-valuenow={Math.round(share)}
-        >
-          <span style={{ width: `${spool.batches ? Math.max(1, share) : share}%` }} />
-        </dd>
+        <dd class="gauge"><Meter label={words.filled} share={share / 100} warn={share >= 80} /></dd>
       </Figure>
       <Figure
         name={words.rates}
