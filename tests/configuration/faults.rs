@@ -70,7 +70,7 @@ tidegate.toml:26: spool.max_bytes: -1 is out of range; allowed: 1MiB to 16384GiB
 tidegate.toml:27: spool.when_full: "panic" is not one of them; allowed: "drop-oldest", "block"
 tidegate.toml:28: spool.drain: "in_order" is not one of them; did you mean "in-order"?; allowed: "in-order", "live-first"
 tidegate.toml:31: log.level: "verbose" is not a level; allowed: error, warn, info, debug, trace or off; after a comma MODULE=LEVEL for one module, as in "info,tidegate::uplink=debug"
-tidegate.toml:33: telemetry: unknown key; allowed: gateway, devices, mqtt, spool, commands, dashboard, push, log
+tidegate.toml:33: telemetry: unknown key; allowed: gateway, devices, mqtt, spool, commands, dashboard, history, push, log
 "#;
     let found = faults(text);
     assert_eq!(found, expected.trim().lines().collect::<Vec<_>>(), "{}", found.join("\n"));
