@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value as Json;
 
-use crate::harness::{Broker, Gateway, Setup, free_port, until};
+use crate::harness::{Broker, Gateway, Setup, free_port, hello, until};
 
 pub(crate) async fn entries(gateway: &Gateway, query: &str) -> Vec<Json> {
     let log = gateway.get(&format!("/api/v1/log{query}")).await.json();

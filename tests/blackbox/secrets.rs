@@ -28,7 +28,9 @@ async fn answers(gateway: &Gateway) -> String {
     let paths = description["paths"].as_object().unwrap();
     let mut paths: Vec<String> = paths
         .iter()
-        .filter(|(path, methods)| methods.get("get").is_some() && !path.ends_with("/stream"))
+        .filter(|(_, methods)| methods.get("get").is_some())
+        // These do not end; what they bring is the feed's.
+        .filter(|(path, _)| !path.ends_with("/stream") && !path.ends_with("/events"))
         .map(|(path, _)| path.replace("{device}", "kiln-3").replace("{id}", "gw-test-1"))
         .collect();
     paths.push("/api/v1/log?level=trace&limit=1000".to_owned());

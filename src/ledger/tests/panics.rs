@@ -12,7 +12,7 @@ async fn a_panic_of_the_thread_is_told_to_whoever_must_end_the_gateway() {
     let dir = tempfile::tempdir().unwrap();
     let (mut bench, _) = Bench::open(dir.path());
     bench.store([record(1, 1)]);
-    bench.close();
+    drop(bench);
     let (health, clock) = (Arc::new(Health::default()), Arc::new(BreakingClock::new("ledger")));
     let mut ledger = open(dir.path(), health.clone(), clock.clone()).unwrap();
     clock.break_it();
