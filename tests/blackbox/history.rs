@@ -133,7 +133,7 @@ async fn after_a_sigkill_what_was_saved_is_there_in_minutes() {
     assert_eq!(whole(&after), (1000.5, 1059.5), "{after:?}");
     assert!(after[0][0].as_f64().unwrap() >= start - 60.0);
     let times: Vec<_> = after.iter().map(|point| point[0].as_u64().unwrap()).collect();
-    assert!(times.windows(2).all(|two| two[1] - two[0] == 60), "by the minute: {times:?}");
+    assert!(times.windows(2).all(|two| (two[1] - two[0]) % 60 == 0), "by the minute: {times:?}");
 }
 
 #[tokio::test]
