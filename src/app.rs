@@ -29,6 +29,7 @@ use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
+use crate::host::panics;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
@@ -124,6 +125,7 @@ struct Gateway {
     stop_engine: oneshot::Sender<()>,
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
+    health: Arc<Health>,
     dashboard: DashboardHandle,
     pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
@@ -163,6 +165,7 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let base = Base::new(&settings);
+        panics::tell(base.metrics.panics.clone());
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
 
@@ -203,7 +206,7 @@ impl Gateway {
         let history = history(&settings, &base, devices.clone());
 
         let (events, inbox) = mpsc::channel(INBOX);
-        let pulse = Arc::new(Pulse::default());
+        let (pulse, health) = (Arc::new(Pulse::default()), base.health.clone());
         let engine = Engine::new(
             delivery_settings(&settings),
             publisher,
@@ -256,6 +259,7 @@ impl Gateway {
             stop_engine,
             engine,
             pulse,
+            health,
             dashboard,
             pushes,
             listening,
@@ -286,6 +290,7 @@ impl Gateway {
                         notify::alive();
                     }
                 }
+                part = self.health.failed() => return Err(failed(part, None)),
                 result = &mut self.engine => return Err(failed("engine", result.err())),
                 result = &mut self.listener => {
                     return match result {

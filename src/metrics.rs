@@ -166,6 +166,8 @@ pub struct Metrics {
     pub connections_refused: Family<Reason, Counter>,
     /// Dashboards connected to the feed.
     pub viewers: Gauge,
+    /// Panics of any part, caught or not; each is a fault of the program.
+    pub panics: Counter,
     /// When the process started: Unix time in seconds by the clock of now. This and the next two are
     /// read from the system when they are asked for.
     pub start_time: Gauge<f64, AtomicU64>,
@@ -250,6 +252,7 @@ impl Metrics {
             commands: Family::default(),
             connections_refused: Family::default(),
             viewers: Gauge::default(),
+            panics: Counter::default(),
             start_time: Gauge::default(),
             cpu_seconds: Counter::default(),
             resident: Gauge::default(),
@@ -334,6 +337,7 @@ impl Metrics {
         r.register("commands", "Commands that reached a state", self.commands.clone());
         r.register("connections_refused", "Connections refused", self.connections_refused.clone());
         r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());
+        r.register("panics", "Parts of the program that panicked", self.panics.clone());
         r.register("start_time_seconds", "When the process started", self.start_time.clone());
         r.register("cpu_seconds", "Processor time used", self.cpu_seconds.clone());
         r.register("resident_memory_bytes", "Memory occupied", self.resident.clone());

@@ -3,6 +3,7 @@
 mod push;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use tokio_rustls::rustls::pki_types::{
 };
 
 use super::fault::{Faults, Source};
+use super::places::{Places, credential};
 use super::raw::{Values, without_number};
 use super::registry::Registry;
 use super::{Auth, PayloadFormat, Settings, Tls};
@@ -21,6 +23,7 @@ use super::{Auth, PayloadFormat, Settings, Tls};
 pub(super) struct Check<'a> {
     pub(super) values: &'a Values,
     pub(super) source: &'a Source<'a>,
+    pub(super) places: Places<'a>,
     pub(super) faults: &'a mut Faults,
     pub(super) warnings: Vec<String>,
 }
@@ -189,7 +192,8 @@ impl Check<'_> {
                 "{} is not there, so no device can connect yet; `tidegate device add ID` makes it",
                 path.display()
             )),
-            Ok(_) => {}
+            // It holds hashes: whoever reads it gains nothing, whoever writes it is in.
+            Ok(_) => self.open_to_others("devices.registry", path, 0o002, "changed"),
             Err(faults) => self.faults.extend(faults),
         }
     }
@@ -228,6 +232,7 @@ impl Check<'_> {
             Ok(bytes) => PrivateKeyDer::from_pem_slice(&bytes).ok(),
             Err(e) => return self.unreadable(key_key, key, &e),
         };
+        self.guarded(key_key, key);
         let Some(private) = private else {
             let problem = format!("{} holds no private key", key.display());
             return self.fault(key_key, problem, "a PEM file with an unencrypted private key");
@@ -270,6 +275,7 @@ impl Check<'_> {
     pub(super) fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
         match std::fs::read_to_string(path) {
             Ok(text) => {
+                self.guarded(key, path);
                 let secret = text.trim_end_matches(['\r', '\n']);
                 if !secret.is_empty() {
                     return Some(secret.to_owned());
@@ -281,7 +287,45 @@ impl Check<'_> {
         None
     }
 
+    /// A secret that everybody on the machine may read or replace is none; its group may be let in
+    /// on purpose.
+    fn guarded(&mut self, key: &str, path: &Path) {
+        self.open_to_others(key, path, 0o006, "read or replaced");
+    }
+
+    fn open_to_others(&mut self, key: &str, path: &Path, bits: u32, what: &str) {
+        let Ok(meta) = std::fs::metadata(path) else { return };
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & bits != 0 {
+            let path = path.display();
+            self.warnings.push(format!(
+                "{}: {path} can be {what} by every user of this machine (its mode is {mode:03o}): \
+                 chmod o= {path}",
+                without_number(key)
+            ));
+        }
+    }
+
     fn unreadable(&mut self, key: &str, path: &Path, error: &std::io::Error) {
+        let set = self.values.text(key).unwrap_or_default();
+        if let Some(name) = credential(&set) {
+            let problem = if !self.places.has_credentials() {
+                format!(
+                    "is credential {name:?}, and no credentials were passed: there is no \
+                     $CREDENTIALS_DIRECTORY"
+                )
+            } else if error.kind() == std::io::ErrorKind::NotFound {
+                format!("credential {name:?} was not passed")
+            } else {
+                format!("credential {name:?} cannot be read: {error}")
+            };
+            let allowed = format!(
+                "one that systemd passes: LoadCredential={name}:/path/of/the/file in the unit (to \
+                 check by hand: systemd-run --pty --property=LoadCredential={name}:/path tidegate \
+                 check)"
+            );
+            return self.fault(key, problem, &allowed);
+        }
         self.fault(key, format!("{} cannot be read: {error}", path.display()), "a readable file");
     }
 }

@@ -9,6 +9,7 @@ mod check;
 pub mod fault;
 pub mod guarded;
 mod in_force;
+mod places;
 pub mod raw;
 pub mod registry;
 pub mod schema;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::fault::{Faults, Source};
+use self::places::Places;
 use self::raw::Values;
 use self::schema::Applies;
 use self::url::WriteUrl;
@@ -65,6 +67,8 @@ pub struct Surroundings {
     pub host_name: Option<String>,
     /// The default of `gateway.data_dir`: what systemd made for the service.
     pub state_directory: Option<PathBuf>,
+    /// Where `credential:NAME` is: what systemd made for the service.
+    pub credentials_directory: Option<PathBuf>,
 }
 
 /// What a newer configuration changes.
@@ -135,10 +139,12 @@ impl Settings {
         let source = Source::new(file, text);
         let mut faults = Faults::default();
         let values = Values::read(&source, &mut faults);
+        let places = Places::new(file, host);
         let mut settings = assemble::settings(values, &source, host, &mut faults);
         let mut check = check::Check {
             values: &settings.values,
             source: &source,
+            places,
             faults: &mut faults,
             warnings: Vec::new(),
         };
@@ -163,7 +169,10 @@ impl Surroundings {
         let state_directory = std::env::var_os("STATE_DIRECTORY")
             .and_then(|all| std::env::split_paths(&all).next())
             .filter(|first| !first.as_os_str().is_empty());
-        Self { host_name, state_directory }
+        let credentials_directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute());
+        Self { host_name, state_directory, credentials_directory }
     }
 }
 

@@ -35,6 +35,7 @@ mod traffic;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -176,12 +177,17 @@ pub fn start(
     };
     let (signal, stopping) = watch::channel(Duration::ZERO);
     let (end, ended) = oneshot::channel();
+    let health = context.health.clone();
     let hub = Hub::new(context);
     let certificates = tls.clone();
     std::thread::Builder::new()
         .name("dashboard".to_owned())
         .spawn(move || {
-            let in_time = runtime.block_on(server::run(listener, certificates, hub, stopping));
+            let served = || runtime.block_on(server::run(listener, certificates, hub, stopping));
+            let in_time = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
+                health.fail("dashboard");
+                false
+            });
             drop(runtime);
             // Nobody may be waiting.
             let _ = end.send(in_time);

@@ -23,7 +23,7 @@ fn examples() -> Vec<PathBuf> {
 }
 
 fn parse(text: &str) -> Settings {
-    let host = Surroundings { host_name: Some("host".into()), state_directory: None };
+    let host = Surroundings { host_name: Some("host".into()), ..Surroundings::default() };
     Settings::parse(text, Path::new("/etc/tidegate/tidegate.toml"), &host).unwrap()
 }
 

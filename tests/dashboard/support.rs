@@ -127,7 +127,7 @@ pub(crate) fn context(fleet: Fleet) -> Context {
 
 /// The settings of a configuration file `/etc/t/tidegate.toml`.
 pub(crate) fn settings(text: &str) -> watch::Receiver<Arc<Settings>> {
-    let host = Surroundings { host_name: Some("host-1".into()), state_directory: None };
+    let host = Surroundings { host_name: Some("host-1".into()), ..Surroundings::default() };
     let settings = Settings::parse(text, "/etc/t/tidegate.toml".as_ref(), &host).unwrap();
     watch::Sender::new(Arc::new(settings)).subscribe()
 }
