@@ -91,7 +91,9 @@ async fn blabbing() -> String {
                 let shown = head.lines().find_map(|line| {
                     line.to_ascii_lowercase().starts_with("authorization").then(|| line.to_owned())
                 });
-                let said = format!("blabbed: {} {PUSH_PASSWORD}", shown.unwrap_or_default());
+                let shown = shown.unwrap_or_default();
+                let read = if shown.contains("Basic ") { PUSH_PASSWORD } else { "" };
+                let said = format!("blabbed: {shown} {read}");
                 let answer = format!(
                     "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{said}",
                     said.len()

@@ -1,5 +1,7 @@
 //! The examples in `config/` and the tables in `docs/configuration.md` say what the program does.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -132,7 +134,11 @@ fn certificates(text: &str, folder: &Path) {
                     .unwrap();
                 assert!(made.status.success(), "{made:?}");
             }
-            Some("password") => std::fs::write(file, "secret\n").unwrap(),
+            Some("password") => {
+                std::fs::write(&file, "secret\n").unwrap();
+                // As the documentation asks: one that everybody may read is warned about.
+                std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+            }
             _ => {}
         }
     }
