@@ -381,7 +381,8 @@ impl Hash {
 mod tests {
     use super::*;
 
-    const FAST: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    const FAST: &str =
+        "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
     fn faults(text: &str) -> Vec<String> {
         let faults = Users::parse(text, Path::new("users.toml")).unwrap_err();

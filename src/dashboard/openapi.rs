@@ -45,7 +45,7 @@ mod tests {
             document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         // The names of the page's files are its build's; a folder's share a description.
         let page = ["/", "/{file}", "/assets/{file}"];
-        let served: BTreeSet<_> = routes().iter().map(|(path, _)| *path).chain(page).collect();
+        let served: BTreeSet<_> = routes().iter().map(|route| route.path).chain(page).collect();
         assert_eq!(described, served);
         for asset in ASSETS {
             let (folder, _) = asset.path.rsplit_once('/').unwrap();

@@ -52,7 +52,10 @@ impl Gateway {
     }
 
     pub(crate) fn of(context: Context) -> Self {
-        let settings = config::Dashboard { listen: "127.0.0.1:0".parse().unwrap(), tls: None };
+        Self::served(&dashboard(), context)
+    }
+
+    pub(crate) fn served(settings: &config::Dashboard, context: Context) -> Self {
         Self {
             fleet: Arc::clone(&context.fleet),
             health: Arc::clone(&context.health),
@@ -61,7 +64,7 @@ impl Gateway {
             log: Arc::clone(&context.log),
             budget: Arc::clone(&context.budget),
             book: Arc::clone(&context.commands.book),
-            handle: dashboard::start(&settings, context).unwrap(),
+            handle: dashboard::start(settings, context).unwrap(),
         }
     }
 
@@ -106,6 +109,14 @@ impl Gateway {
     }
 }
 
+/// The settings of a dashboard without users on any free port.
+pub(crate) fn dashboard() -> config::Dashboard {
+    config::Dashboard {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        ..settings("").borrow().dashboard.clone()
+    }
+}
+
 pub(crate) fn context(fleet: Fleet) -> Context {
     Context {
         gateway: "gw-1".into(),
@@ -120,6 +131,7 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         listening: Arc::default(),
         budget: Arc::new(Budget::new(1 << 20)),
         log: Arc::default(),
+        audit: Arc::default(),
         settings: settings(""),
         allowed_hosts: vec!["gw-1.example".into()],
     }
