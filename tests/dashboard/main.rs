@@ -9,6 +9,7 @@ mod feed;
 mod gateway;
 mod log;
 mod openapi;
+mod people;
 mod refusals;
 mod support;
 mod tls;

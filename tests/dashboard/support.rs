@@ -25,6 +25,13 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(crate) struct SystemClock;
 
+impl SystemClock {
+    /// Unix time in so many seconds.
+    pub(crate) fn unix_in(&self, seconds: f64) -> f64 {
+        self.unix() + seconds
+    }
+}
+
 impl Clock for SystemClock {
     fn unix(&self) -> f64 {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
@@ -203,11 +210,17 @@ impl Answer {
 
 /// Sends a request head (without its empty line) and reads the answer to its end.
 pub(crate) fn request(address: SocketAddr, head: &str) -> Answer {
+    raw(address, &format!("{head}Connection: close\r\n\r\n"))
+}
+
+/// Sends a whole request and reads the answer to its end.
+pub(crate) fn raw(address: SocketAddr, text: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    stream.set_read_timeout(Some(3 * DEADLINE)).unwrap();
+    // What is refused early is not read to its end.
+    let _ = stream.write_all(text.as_bytes());
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
+    let _ = stream.read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
