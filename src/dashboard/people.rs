@@ -529,6 +529,39 @@ mod tests {
         assert!(people.check_way(&request("10.0.0.7:1", &[])).is_err());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_token_ends_when_it_expires_and_at_once_when_it_is_removed() {
+        /// That of tokio, which the test winds.
+        struct Wound(tokio::time::Instant);
+        impl Clock for Wound {
+            fn unix(&self) -> f64 {
+                1_763_800_000.0 + self.0.elapsed().as_secs_f64()
+            }
+        }
+        let file = std::path::Path::new("users.toml");
+        let text = format!(
+            "[tokens.p]\nrole = \"viewer\"\ntoken = \"{}\"\nexpires = 2025-11-22T08:36:40Z\n",
+            crate::config::registry::Hash::of("tga_x")
+        );
+        let users = Users::parse(&text, file).unwrap();
+        let entry = users.token("p").unwrap().clone();
+        let (sender, users) = watch::channel(Arc::new(users));
+        let start = tokio::time::Instant::now();
+        let clock: Arc<dyn Clock> = Arc::new(Wound(start));
+        let mut program = Program { name: "p".into(), entry, users, clock };
+        let mut other = program.clone();
+        program.ended().await;
+        assert_eq!(start.elapsed().as_secs(), 600);
+
+        other.clock = Arc::new(Wound(tokio::time::Instant::now()));
+        let end = tokio::spawn(async move { other.ended().await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!end.is_finished());
+        sender.send_replace(Arc::new(Users::parse("", file).unwrap()));
+        end.await.unwrap();
+        assert!(start.elapsed().as_secs() < 602);
+    }
+
     #[test]
     fn credentials_are_found_where_they_belong() {
         assert_eq!(bearer("Bearer x"), Some("x"));

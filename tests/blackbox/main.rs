@@ -32,6 +32,8 @@ mod harness;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod people;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod protocol;

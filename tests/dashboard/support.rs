@@ -25,13 +25,6 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(crate) struct SystemClock;
 
-impl SystemClock {
-    /// Unix time in so many seconds.
-    pub(crate) fn unix_in(&self, seconds: f64) -> f64 {
-        self.unix() + seconds
-    }
-}
-
 impl Clock for SystemClock {
     fn unix(&self) -> f64 {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
