@@ -49,7 +49,8 @@ impl Drop for Quiet<'_> {
 /// A line as it is typed, with what takes it back.
 fn read(keys: impl Read) -> io::Result<String> {
     let mut line = Vec::new();
-    for key in keys.bytes() {
+    // One at a time: what is typed ahead is for whoever asks next.
+    for key in io::BufReader::with_capacity(1, keys).bytes() {
         match key? {
             b'\r' | b'\n' => {
                 let text = String::from_utf8(line);

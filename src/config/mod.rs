@@ -46,6 +46,8 @@ pub struct Settings {
     pub commands: Commands,
     /// `[dashboard]`
     pub dashboard: Dashboard,
+    /// `[history]`
+    pub history: History,
     /// `[[push]]`
     pub pushes: Vec<Push>,
     /// `[log]`
@@ -175,7 +177,7 @@ fn read(file: &Path) -> Result<String, Faults> {
 pub struct Gateway {
     /// Its name in topics and payloads.
     pub id: String,
-    /// Where the spool and the ledger of commands live.
+    /// Where the spool, the ledger of commands and the saved history live.
     pub data_dir: PathBuf,
     /// How long stopping in order may take.
     pub grace: Duration,
@@ -393,6 +395,17 @@ pub struct Dashboard {
     pub session_max: Duration,
     /// Proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// What is kept of the readings of the last day, for charts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// Memory for it in bytes; 0: no history.
+    pub max_memory: usize,
+    /// Whether it is saved on the disk and outlives a restart.
+    pub on_disk: bool,
+    /// How often it is saved; zero: only when the gateway stops.
+    pub save_every: Duration,
 }
 
 /// `[[push]]`

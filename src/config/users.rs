@@ -51,7 +51,7 @@ pub enum Role {
 /// Who may use the dashboard. Made once per change of the file and shared.
 #[derive(Debug, Default)]
 pub struct Users {
-    users: HashMap<String, User>,
+    people: HashMap<String, User>,
     tokens: HashMap<String, Token>,
     has_file: bool,
 }
@@ -117,7 +117,7 @@ impl Users {
     /// The user of that name.
     #[must_use]
     pub fn user(&self, name: &str) -> Option<&User> {
-        self.users.get(name)
+        self.people.get(name)
     }
 
     /// The token of that name.
@@ -142,7 +142,7 @@ impl Users {
 
     /// All users, in no particular order.
     pub fn users(&self) -> impl Iterator<Item = (&str, &User)> {
-        self.users.iter().map(|(name, user)| (name.as_str(), user))
+        self.people.iter().map(|(name, user)| (name.as_str(), user))
     }
 
     /// All tokens, in no particular order.
@@ -153,7 +153,7 @@ impl Users {
     /// Whether there is no user; tokens do not count.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.users.is_empty()
+        self.people.is_empty()
     }
 
     /// Whether there is a file, be it one that lists nobody.
@@ -178,7 +178,7 @@ impl Users {
                 if let Err(bad) = check_name(name) {
                     parser.fault(key.span(), &path, bad.to_string(), "");
                 }
-                if self.users.contains_key(name) {
+                if self.people.contains_key(name) {
                     let problem = format!("{name} is the name of a user already");
                     parser.fault(key.span(), &path, problem, "a name that no user has");
                 }
@@ -189,7 +189,7 @@ impl Users {
                 let entry = Entry::read(parser, kind, &path, key.span(), table);
                 match entry {
                     Entry { role: Some(role), password: Some(password), .. } => {
-                        self.users.insert(name.to_owned(), User { role, password });
+                        self.people.insert(name.to_owned(), User { role, password });
                     }
                     Entry { role: Some(role), hash: Some(hash), created, expires, .. } => {
                         let token = Token { role, hash, created, expires };

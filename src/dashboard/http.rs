@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::assets::{self, ASSETS};
 use super::hub::Hub;
 use super::people::{Needs, People};
-use super::{api, commands, log, openapi, render, signin, stream};
+use super::{api, commands, history, log, openapi, render, signin, stream};
 use crate::config::users::Role;
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
@@ -129,6 +129,7 @@ pub(super) fn routes() -> Vec<Route> {
         ("/api/v1/openapi.json", Nothing, get(openapi::document)),
         ("/api/v1/devices", VIEWER, get(api::devices)),
         ("/api/v1/devices/{device}", VIEWER, get(api::device)),
+        ("/api/v1/devices/{device}/history", VIEWER, get(history::query::history)),
         ("/api/v1/devices/{device}/commands", OPERATOR, post(commands::ask)),
         ("/api/v1/commands", VIEWER, get(commands::list)),
         ("/api/v1/commands/{id}", VIEWER, get(commands::one)),

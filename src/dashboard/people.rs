@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
@@ -263,7 +263,7 @@ impl People {
             check_origin(headers)?;
         }
         // A page that came without TLS may be anybody's.
-        let origin = headers.get(header::ORIGIN).map(|origin| origin.as_bytes());
+        let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
         if self.tls && origin.is_some_and(|origin| origin.starts_with(b"http://")) {
             return Err(Refusal::foreign_origin());
         }
@@ -485,7 +485,6 @@ fn is_json(headers: &HeaderMap) -> bool {
 #[cfg(test)]
 mod tests {
     use axum::body::Body;
-    use axum::http::HeaderValue;
 
     use super::*;
     use crate::host::clock::SystemClock;

@@ -121,7 +121,7 @@ fn keys(user: &str, address: IpAddr) -> [(Key, u32); 2] {
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
-        ip => ip,
+        ip @ IpAddr::V4(_) => ip,
     }
 }
 

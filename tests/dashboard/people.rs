@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "correct horse";
 /// Every route with what it needs, written by hand: what `src/dashboard/http.rs` says must not
 /// change unnoticed.
-const ROUTES: [(&str, &str, Option<Role>); 18] = [
+const ROUTES: [(&str, &str, Option<Role>); 19] = [
     ("GET", "/healthz", None),
     ("GET", "/readyz", None),
     ("GET", "/api/v1/session", None),
@@ -39,6 +39,7 @@ const ROUTES: [(&str, &str, Option<Role>); 18] = [
     ("GET", "/api/v1/audit", Some(Role::Admin)),
     ("GET", "/api/v1/devices", Some(Role::Viewer)),
     ("GET", "/api/v1/devices/{device}", Some(Role::Viewer)),
+    ("GET", "/api/v1/devices/{device}/history", Some(Role::Viewer)),
     ("POST", "/api/v1/devices/{device}/commands", Some(Role::Operator)),
     ("GET", "/api/v1/commands", Some(Role::Viewer)),
     ("GET", "/api/v1/commands/{id}", Some(Role::Viewer)),

@@ -1,6 +1,6 @@
 // How times read. In the viewer's zone; UTC for whoever hovers.
 
-/** The words of a language for spans of time. */
+/** What a language writes behind the number of a span, with its space where it has one. */
 export interface SpanWords {
   s: string;
   min: string;
@@ -10,12 +10,16 @@ export interface SpanWords {
 
 /** A span of seconds in one word: `12 s`, `3 min`, `5 h`, `2 d`. Never broken over lines. */
 export function span(seconds: number, words: SpanWords): string {
-  const whole = (size: number, unit: string) =>
-    `${Math.max(0, Math.floor(seconds / size))}\u00a0${unit}`;
+  const whole = (size: number, unit: string) => `${Math.max(0, Math.floor(seconds / size))}${unit}`;
   if (seconds < 60) return whole(1, words.s);
   if (seconds < 3600) return whole(60, words.min);
   if (seconds < 86400) return whole(3600, words.h);
   return whole(86400, words.d);
+}
+
+/** How long ago, of what should be new: `now` for less than two seconds. */
+export function age(seconds: number, words: { now: string; span: SpanWords }): string {
+  return seconds < 1.5 ? words.now : span(seconds, words.span);
 }
 
 /** A moment (Unix seconds) as a clock shows it, with the date when it was not on the day of `now`. */
