@@ -26,6 +26,7 @@ use crate::core::ids::DeviceId;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
+use crate::host::audit::Audit;
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
@@ -192,6 +193,7 @@ impl Gateway {
                 listening: listening.clone(),
                 budget: base.budget.clone(),
                 log: logging.tail(),
+                audit: Arc::new(Audit::open(&settings.gateway.data_dir)?),
                 settings: in_force.subscribe(),
                 allowed_hosts: own_names(),
             },
@@ -357,6 +359,7 @@ impl Gateway {
             }
         }
         self.registry.reload().await;
+        self.dashboard.reload_users();
         self.reload_certificates();
         if let Some(pushes) = &self.pushes {
             pushes.reload();

@@ -37,6 +37,14 @@ pub(super) fn settings(
         dashboard: Dashboard {
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
+            users: from.path("dashboard.users"),
+            session_idle: values.time("dashboard.session_idle"),
+            session_max: values.time("dashboard.session_max"),
+            trusted_proxies: values
+                .texts("dashboard.trusted_proxies")
+                .iter()
+                .filter_map(|ip| ip.parse().ok())
+                .collect(),
         },
         history: from.history(),
         pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),

@@ -17,6 +17,7 @@ use super::fault::{Faults, Source};
 use super::places::{Places, credential};
 use super::raw::{Values, without_number};
 use super::registry::Registry;
+use super::users::Users;
 use super::{Auth, PayloadFormat, Settings, Tls};
 
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
@@ -62,6 +63,7 @@ impl Check<'_> {
             self.fault("gateway.data_dir", problem, "a folder");
         }
         self.registry(settings);
+        self.users(settings);
     }
 
     pub(super) fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
@@ -141,17 +143,37 @@ impl Check<'_> {
 
     fn dashboard(&mut self, settings: &Settings) {
         let listen = settings.dashboard.listen;
-        if self.values.mentions("dashboard.users") {
+        let loopback = listen.ip().is_loopback();
+        let dashboard = &settings.dashboard;
+        if !self.values.mentions("dashboard.users") {
+            if !loopback {
+                self.fault(
+                    "dashboard.listen",
+                    format!("{listen} is not loopback, and without users anyone who reaches it is in"),
+                    "a loopback address such as 127.0.0.1:8080, or dashboard.users and dashboard.tls \
+                     beside it",
+                );
+            }
+        } else if !loopback && !self.values.has_table("dashboard.tls") {
+            if dashboard.trusted_proxies.is_empty() {
+                self.fault(
+                    "dashboard.listen",
+                    format!("{listen} is not loopback, and without TLS passwords would cross the network in the clear"),
+                    "a loopback address, or [dashboard.tls], or dashboard.trusted_proxies where a \
+                     proxy in front does TLS",
+                );
+            } else {
+                self.warnings.push(format!(
+                    "dashboard.listen is {listen} and there is no [dashboard.tls]: passwords cross the \
+                     way from the proxy in the clear; only dashboard.trusted_proxies are answered"
+                ));
+            }
+        }
+        if dashboard.session_idle > dashboard.session_max {
             self.fault(
-                "dashboard.users",
-                "users and passwords are not in this version",
-                "leave it out and keep dashboard.listen on loopback",
-            );
-        } else if !listen.ip().is_loopback() {
-            self.fault(
-                "dashboard.listen",
-                format!("{listen} is not loopback, and without a login anyone who reaches it is in"),
-                "a loopback address such as 127.0.0.1:8080 (a proxy or ssh -L can carry it further)",
+                "dashboard.session_idle",
+                "is more than dashboard.session_max",
+                "at most dashboard.session_max",
             );
         }
         self.table_of_two("dashboard.tls");
@@ -194,6 +216,19 @@ impl Check<'_> {
             )),
             // It holds hashes: whoever reads it gains nothing, whoever writes it is in.
             Ok(_) => self.open_to_others("devices.registry", path, 0o002, "changed"),
+            Err(faults) => self.faults.extend(faults),
+        }
+    }
+
+    fn users(&mut self, settings: &Settings) {
+        let Some(path) = &settings.dashboard.users else { return };
+        match Users::load(path) {
+            Ok(users) if users.as_ref().is_none_or(Users::is_empty) => self.warnings.push(format!(
+                "nobody can sign in yet: {} holds no user; `tidegate user add NAME --role admin` \
+                 makes the first",
+                path.display()
+            )),
+            Ok(_) => {}
             Err(faults) => self.faults.extend(faults),
         }
     }

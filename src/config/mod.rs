@@ -16,9 +16,10 @@ pub mod schema;
 pub mod text;
 pub mod units;
 pub mod url;
+pub mod users;
 pub mod watch;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -395,6 +396,14 @@ pub struct Dashboard {
     pub listen: SocketAddr,
     /// `[dashboard.tls]`
     pub tls: Option<Tls>,
+    /// The file of users and API tokens; without it there is no login.
+    pub users: Option<PathBuf>,
+    /// How long a session lasts without a request.
+    pub session_idle: Duration,
+    /// How long a session lasts at most.
+    pub session_max: Duration,
+    /// Proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: Vec<IpAddr>,
 }
 
 /// What is kept of the readings of the last day, for charts.

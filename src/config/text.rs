@@ -43,6 +43,15 @@ pub static BROKER_URL: Rule = Rule {
 pub static ORIGIN: Rule =
     Rule { allowed: "https://HOST[:PORT] or http://HOST[:PORT], without a path", check: origin };
 
+/// `dashboard.trusted_proxies`.
+pub static IP: Rule = Rule {
+    allowed: "an IP address such as \"10.0.0.5\" or \"::1\"",
+    check: |text| match text.parse::<std::net::IpAddr>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("{text:?} is not an IP address")),
+    },
+};
+
 /// `push.name`: a label of metrics.
 pub static PUSH_NAME: Rule = Rule {
     allowed: "1 to 64 characters without control characters",

@@ -580,6 +580,7 @@ mod tests {
             started: Instant::now(),
             listening: Arc::default(),
             budget: Arc::new(crate::ports::Budget::new(1024)),
+            audit: Arc::default(),
             log: Arc::default(),
             settings: settings(),
             allowed_hosts: vec![],

@@ -20,6 +20,7 @@ use super::commands::Peer;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
+use super::people::People;
 use super::stream::MAX_VIEWERS;
 use crate::host::tls::TlsSlot;
 
@@ -57,17 +58,19 @@ impl Stopping {
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<TlsSlot>,
-    hub: Arc<Hub>,
+    (hub, people): (Arc<Hub>, Arc<People>),
     signal: watch::Receiver<Duration>,
 ) -> bool {
     let (alive, mut all_gone) = mpsc::channel(1);
     let stopping = Stopping { signal, _alive: alive };
-    let router = http::router(Arc::clone(&hub)).layer(Extension(stopping.clone()));
+    let router =
+        http::router(Arc::clone(&hub), Arc::clone(&people)).layer(Extension(stopping.clone()));
     let mut stop = stopping.clone();
     tokio::select! {
         () = accept(&listener, tls.as_ref(), &router, &stopping) => {}
         () = unbroken("the viewers' news", || hub.run()) => {}
         () = unbroken("the buffer's forecast", || hub.watch_flow()) => {}
+        () = unbroken("the sessions' ends", || people.run()) => {}
         () = stop.wait() => {}
     }
     let deadline = *stopping.signal.borrow();

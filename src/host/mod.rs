@@ -1,6 +1,7 @@
 //! What the operating system provides: clock, log, service manager, signals, certificates,
 //! sensors, and what the disk has to take.
 
+pub mod audit;
 pub mod authority;
 pub mod clock;
 pub mod connect;

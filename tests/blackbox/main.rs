@@ -35,6 +35,7 @@ mod history;
 mod outages;
 #[cfg(test)]
 mod panics;
+mod people;
 #[cfg(test)]
 mod power;
 #[cfg(test)]

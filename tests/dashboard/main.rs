@@ -11,6 +11,7 @@ mod history;
 mod log;
 mod openapi;
 mod panics;
+mod people;
 mod refusals;
 mod support;
 mod tls;
