@@ -2,6 +2,7 @@
 
 mod commands;
 mod flow;
+mod framing;
 mod harness;
 mod lifecycle;
 mod messages;
