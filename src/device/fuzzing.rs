@@ -151,7 +151,11 @@ fn bare(bytes: &[u8]) -> Course<()> {
     Course { messages, end, answers, left: () }
 }
 
-fn ours(bytes: &[u8], piece: usize, room: usize) -> Course<(WebSocket<DuplexStream>, DuplexStream)> {
+fn ours(
+    bytes: &[u8],
+    piece: usize,
+    room: usize,
+) -> Course<(WebSocket<DuplexStream>, DuplexStream)> {
     let mut cx = Context::from_waker(Waker::noop());
     let (near, mut far) = duplex(ROOM);
     // The first piece came along with the request.
