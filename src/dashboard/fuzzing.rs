@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::expect_used, reason = "these are tests")]
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 
 use super::commands::Peer;
 use super::hub::Hub;
+use super::people::People;
 use super::server::{self, Stopping};
 use super::{Context, http};
 
@@ -42,7 +44,9 @@ impl Server {
         let runtime = builder.enable_all().build().expect("a runtime");
         let (signal, stopping) = Stopping::alone();
         let peer = Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 4711)));
-        let router = http::router(Hub::new(context));
+        let settings = context.settings.borrow().dashboard.clone();
+        let people = People::new(&settings, None, context.clock.clone(), context.audit.clone());
+        let router = http::router(Hub::new(context), Arc::new(people));
         let router = router.layer(Extension(stopping.clone())).layer(Extension(peer));
         Self { runtime, router, stopping, _signal: signal }
     }

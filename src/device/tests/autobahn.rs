@@ -69,9 +69,9 @@ async fn the_autobahn_suite_finds_no_more_than_in_the_bare_library() {
     let file = folder.path().join("spec.json");
     std::fs::write(&file, spec.to_string()).unwrap();
     let mut suite = Command::new(wstest);
-    let log = std::fs::File::create(folder.path().join("log")).unwrap();
+    let output = std::fs::File::create(folder.path().join("log")).unwrap();
     suite.args(["-m", "fuzzingclient", "-s"]).arg(&file).current_dir(folder.path());
-    let mut suite = suite.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let mut suite = suite.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
     let began = Instant::now();
     while suite.try_wait().unwrap().is_none() {
         if began.elapsed() > PATIENCE {
