@@ -4,8 +4,9 @@ import { span, utc, moment } from '../../format/times.ts';
 import { locale, texts } from '../../i18n/index.ts';
 import { gatewayTime, second } from '../../state/clock.ts';
 import { status } from '../../state/gateway.ts';
-import { mayOperate } from '../../state/session.ts';
+import { mayAudit, mayOperate } from '../../state/session.ts';
 import { useAbout } from './about.ts';
+import { Audit } from './audit.tsx';
 import { Configuration } from './configuration.tsx';
 import { Limits } from './limits.tsx';
 import { Log } from './log.tsx';
@@ -18,7 +19,7 @@ export function GatewayView() {
   return mayOperate.value ? <Everything /> : (
     <section aria-labelledby="gateway-title" class="gateway">
       <h2 id="gateway-title">{texts.value.gateway.title}</h2>
-      <p class="none">{texts.value.shell.operatorsOnly}</p>
+      <p class="none">{texts.value.shell.mayNotLook}</p>
     </section>
   );
 }
@@ -63,6 +64,7 @@ function Everything() {
         </>
       )}
       <Log />
+      {mayAudit.value && <Audit />}
       {about !== null && about !== 'absent' && (
         <Configuration file={about.configuration_file} tables={about.configuration} />
       )}
