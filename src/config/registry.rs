@@ -7,12 +7,15 @@
 //! created = 2025-11-22T08:26:40Z
 //! readings = ["*"]                  # names it may publish; empty or absent: all
 //! commands = ["*"]                  # commands it may be sent; empty or absent: all
+//! rate = { batches_per_second = 5, burst = 20 }   # in place of devices.rate
+//! max_records = 100                 # in place of devices.max_records
 //! ```
 //!
 //! A token is 256 random bits, so a plain SHA-256 of it cannot be searched and costs a Pi a
 //! microsecond per connection instead of the tenth of a second that a password hash would.
 
 pub mod edit;
+pub mod limits;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,7 +33,8 @@ use crate::core::ids::DeviceId;
 use crate::core::policy::{Pattern, Permissions};
 
 const HASH_PREFIX: &str = "sha256:";
-const KEYS: [&str; 5] = ["token", "previous", "created", "readings", "commands"];
+const KEYS: [&str; 7] =
+    ["token", "previous", "created", "readings", "commands", "rate", "max_records"];
 
 /// The devices that may connect. Made once per change of the file and shared.
 #[derive(Debug, Default)]
@@ -310,6 +314,8 @@ impl Parser<'_> {
                 "previous" => device.previous = self.previous(&path, value),
                 "readings" => permissions.readings = self.patterns(&path, value),
                 "commands" => permissions.commands = self.patterns(&path, value),
+                "rate" => self.rate(&path, value, &mut permissions.own),
+                "max_records" => permissions.own.max_records = self.max_records(&path, value),
                 unknown => self.unknown(key, &path, unknown, &KEYS),
             }
         }
@@ -465,7 +471,7 @@ previous = { expires = 2025-11-22T08:26:40Z }
                 "devices.toml:2: devices.-bad: \"-bad\" is not a device id: 1 to 64 letters, digits, '_' or '-', a letter or digit first".to_owned(),
                 format!("devices.toml:3: devices.-bad.token: is not the hash of a token; allowed: {allowed_hash}"),
                 "devices.toml:4: devices.-bad.created: 2025-11-22 is not a point in time after 1970; allowed: a date and time such as 2025-11-22T08:26:40Z".to_owned(),
-                "devices.toml:5: devices.-bad.reading: unknown key; did you mean \"readings\"?; allowed: token, previous, created, readings, commands".to_owned(),
+                "devices.toml:5: devices.-bad.reading: unknown key; did you mean \"readings\"?; allowed: token, previous, created, readings, commands, rate, max_records".to_owned(),
                 format!("devices.toml:7: devices.c.previous.token: is an integer; allowed: {allowed_hash}"),
                 format!("devices.toml:8: devices.c.readings: is an integer; allowed: {list}"),
                 format!("devices.toml:9: devices.c.commands: is a string; allowed: {list}"),

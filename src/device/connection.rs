@@ -53,6 +53,10 @@ pub(crate) struct Connection {
     replies: Vec<GatewayMessage>,
     /// When there are tokens again; nothing is read before.
     rested_at: Option<Duration>,
+    /// It has just rested: what is there to read now was held back.
+    rested: bool,
+    /// When it was last shown that the device is over its rate.
+    slowed: f64,
     seen: f64,
     ping_due: bool,
     unflushed: bool,
@@ -134,6 +138,8 @@ impl Connection {
             submission: None,
             replies: Vec::new(),
             rested_at: None,
+            rested: false,
+            slowed: 0.0,
             seen: 0.0,
             ping_due: false,
             unflushed: false,
@@ -173,6 +179,7 @@ impl Connection {
             self.heed_link()?;
         }
         let now = self.shared().now();
+        self.heed_registry(now);
         if timer.as_mut().poll(cx).is_ready() {
             self.beat(now)?;
         }
@@ -217,8 +224,30 @@ impl Connection {
         // Fractions of the golden ratio lie evenly, however many there are.
         let spread = (self.presence.session().0 as f64 * 0.618_033_988_749_895).fract();
         self.heartbeat = Heartbeat::new(now, spread, &shared.rules);
-        let changes = shared.registry_changes();
-        self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
+        self.permissions.0 = shared.registry_changes();
+        self.permit(now);
+    }
+
+    /// Looks again at what the device may do, if the registry has changed.
+    fn heed_registry(&mut self, now: Duration) {
+        let changes = self.shared().registry_changes();
+        if self.permissions.0 != changes && self.greeting.is_done() {
+            self.permissions.0 = changes;
+            self.permit(now);
+        }
+    }
+
+    /// Lets the device do what the registry says.
+    fn permit(&mut self, now: Duration) {
+        let shared = Arc::clone(self.shared());
+        let permitted = permissions(&shared.registry(), self.session.device());
+        if permitted.own != self.permissions.1.own {
+            let rate = shared.rate_of(&permitted.own);
+            self.bucket.adjust(rate.batches_per_second, rate.burst, now);
+            // How long that takes is worked out anew.
+            self.rested_at = None;
+        }
+        self.permissions.1 = permitted;
     }
 
     fn heed_link(&mut self) -> Result<(), End> {
@@ -249,6 +278,7 @@ impl Connection {
         }
         if self.rested_at.is_some_and(|rested| rested <= now) {
             self.rested_at = None;
+            self.rested = true;
         }
         match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}
@@ -296,6 +326,7 @@ impl Connection {
         let outcome = self.fill(cx, &mut inbox);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
+            self.note_rate(inbox.received.unix);
             self.heartbeat.heard(now);
             let received = inbox.received.unix;
             let since = received - self.seen;
@@ -304,6 +335,7 @@ impl Connection {
                 self.shared().context.feed.device_seen(self.session.device(), received);
             }
         }
+        self.rested = false;
         let filled = match outcome {
             Ok(filled) => filled,
             Err(end) => {
@@ -324,12 +356,16 @@ impl Connection {
         })
     }
 
+    /// Shows, now and then, that messages had to wait for the device's rate.
+    fn note_rate(&mut self, received: f64) {
+        if self.rested && !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
+            self.slowed = received;
+            self.shared().show_slowed(self.session.device(), &self.permissions.1.own);
+        }
+    }
+
     fn fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<Filled, End> {
         let shared = Arc::clone(self.presence.shared());
-        let changes = shared.registry_changes();
-        if self.permissions.0 != changes && self.greeting.is_done() {
-            self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
-        }
         let Self { websocket, session, permissions, replies, greeting, link, presence, .. } = self;
         let mut mailbox =
             Mailbox { session, permissions: &permissions.1, replies, inbox, shared: &shared };

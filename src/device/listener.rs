@@ -12,9 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ending::restarting;
 use super::handshake;
+use super::sessions::permissions;
 use super::shared::{Context, Shared};
 use crate::config::Devices;
 use crate::config::registry::Registry;
+use crate::core::ids::DeviceId;
 use crate::host::tls::{TlsError, TlsSlot};
 use crate::ports::lock;
 
@@ -201,10 +203,17 @@ fn severity(error: &io::Error) -> Severity {
 /// overlap of a rotation runs out. Never returns.
 async fn heed_registry(mut registry: watch::Receiver<Arc<Registry>>, shared: &Arc<Shared>) {
     let mut sender_lives = true;
+    let mut before = Arc::clone(&registry.borrow());
     loop {
         let current = Arc::clone(&registry.borrow_and_update());
         shared.registry_changed();
-        lock(&shared.sessions).revoke(&current, shared.unix(), true);
+        {
+            let sessions = lock(&shared.sessions);
+            sessions.revoke(&current, shared.unix(), true);
+            let limits = |registry: &Registry, device: &DeviceId| permissions(registry, device).own;
+            sessions.nudge(|device| limits(&before, device) != limits(&current, device));
+        }
+        before = Arc::clone(&current);
         let mut expiry = next_expiry(&current, shared.unix());
         loop {
             tokio::select! {

@@ -139,6 +139,13 @@ impl Sessions {
             .count()
     }
 
+    /// Lets those connections look again at what their device may do whose limits are `other` ones
+    /// now: one that waits for its rate would not see it otherwise.
+    pub(crate) fn nudge(&self, other: impl Fn(&DeviceId) -> bool) {
+        let changed = self.by_device.iter().filter(|(device, _)| other(device));
+        changed.for_each(|(_, live)| live.link.nudge());
+    }
+
     /// Tells every connection to close.
     pub(crate) fn close_all(&self, reason: &Close) {
         let live = self.by_device.values().map(|live| &live.link);

@@ -16,6 +16,7 @@ use crate::config::registry::Registry;
 use crate::config::{Auth, Devices, Rate};
 use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::policy::OwnLimits;
 use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
 use crate::core::senml::Limits;
 use crate::core::session::Rules;
@@ -38,6 +39,8 @@ const WRITE_BUFFER: usize = 4096;
 const FRAGMENTS: usize = 1024;
 /// The longest header of a fragment, in bytes.
 const FRAGMENT_HEADER: usize = 14;
+/// The code under which it is shown that a device is over its rate, as HTTP has it.
+const SLOWED: u64 = 429;
 
 /// What the listener needs of the rest of the program.
 #[derive(Clone)]
@@ -152,6 +155,29 @@ impl Shared {
 
     pub(crate) fn bucket(&self) -> TokenBucket {
         TokenBucket::new(self.rate.batches_per_second, self.rate.burst, self.now())
+    }
+
+    /// How many batches per second a device may send in the long run, and how many at once.
+    pub(crate) fn rate_of(&self, own: &OwnLimits) -> Rate {
+        Rate {
+            batches_per_second: own.batches_per_second.unwrap_or(self.rate.batches_per_second),
+            burst: own.burst.unwrap_or(self.rate.burst),
+        }
+    }
+
+    /// Shows that a device is read more slowly than it sends.
+    pub(crate) fn show_slowed(&self, device: &DeviceId, own: &OwnLimits) {
+        let rule = match own.batches_per_second.or(own.burst) {
+            Some(_) => "rate in the registry",
+            None => "devices.rate",
+        };
+        let Rate { batches_per_second, burst } = self.rate_of(own);
+        let reason = format!(
+            "sends faster than {batches_per_second} batches a second with a burst of {burst} \
+             ({rule}): read more slowly, nothing is lost"
+        );
+        let (kind, code, time) = (RefusedKind::Rate, SLOWED, self.unix());
+        self.context.feed.refused(device, &Refused { kind, code, reason: &reason, time });
     }
 
     /// Bytes that may arrive for one message.
