@@ -17,6 +17,7 @@ mod status;
 mod tls;
 mod told;
 mod watch;
+mod why;
 mod words;
 
 use std::io;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Device(args) => device::run(args).map(done),
         Command::Tls(args) => tls::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
+        Command::Why(args) => why::run(&args).map(done),
         Command::Watch(args) => watch::run(&args).map(done),
         Command::Send(args) => send::run(&args),
         Command::Spool(args) => spool::run(&args),
@@ -79,6 +81,8 @@ enum Command {
     Tls(tls::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
+    /// Explain why a device is not connected or not heard, and what to do about it.
+    Why(why::Args),
     /// Show what devices send, as it comes.
     Watch(watch::Args),
     /// Ask a device to do something.

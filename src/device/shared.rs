@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::refusal::Refusal;
 use super::sessions::Sessions;
+use super::turns::Turns;
 use crate::config::registry::Registry;
 use crate::config::{Auth, Devices, Rate};
 use crate::core::clock::Moment;
@@ -20,6 +21,7 @@ use crate::core::policy::OwnLimits;
 use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
 use crate::core::senml::Limits;
 use crate::core::session::Rules;
+use crate::host::revoked::Revoked;
 use crate::metrics::{Metrics, Reason};
 use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock};
 
@@ -28,6 +30,9 @@ use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock
 const MAX_AHEAD: f64 = 86_400.0;
 /// TLS handshakes at a time; each holds some 30 KiB.
 const TLS_AT_A_TIME: usize = 256;
+/// How long a TLS handshake may take while others wait for their turn. Without others it has all
+/// of `devices.hello_timeout`.
+const TLS_SHARE: Duration = Duration::from_secs(2);
 /// Connections over a limit that get to hear so at a time; others are just dropped.
 const REFUSED_AT_A_TIME: usize = 64;
 /// Read buffer of a connection in bytes, which it always keeps. Bytes get there from one that all
@@ -69,7 +74,9 @@ pub(crate) struct Shared {
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) hello_timeout: Duration,
     pub(crate) sessions: Mutex<Sessions>,
-    pub(crate) tls_turns: Semaphore,
+    pub(crate) tls_turns: Arc<Turns>,
+    /// Client certificates that were withdrawn.
+    pub(crate) revoked: watch::Receiver<Arc<Revoked>>,
     rate: Rate,
     started: Instant,
     connections: Mutex<Connections>,
@@ -82,7 +89,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: &Devices, context: Context) -> Self {
+    pub(crate) fn new(
+        settings: &Devices,
+        context: Context,
+        revoked: watch::Receiver<Arc<Revoked>>,
+    ) -> Self {
         let max_connections = settings.max_connections;
         let websocket = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -105,7 +116,11 @@ impl Shared {
             allowed_origins: settings.allowed_origins.clone(),
             hello_timeout: settings.hello_timeout,
             sessions: Mutex::default(),
-            tls_turns: Semaphore::new(TLS_AT_A_TIME),
+            tls_turns: Arc::new(Turns::new(
+                TLS_AT_A_TIME,
+                TLS_SHARE.min(settings.hello_timeout / 2),
+            )),
+            revoked,
             rate: settings.rate,
             started: Instant::now(),
             connections: Mutex::new(Connections::new(
