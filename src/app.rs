@@ -23,12 +23,14 @@ use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
 use crate::core::discovery::{Payload, Place};
 use crate::core::ids::DeviceId;
-use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper, Origins};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
+use crate::host::audit::Audit;
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
+use crate::host::panics;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
@@ -124,6 +126,7 @@ struct Gateway {
     stop_engine: oneshot::Sender<()>,
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
+    health: Arc<Health>,
     dashboard: DashboardHandle,
     pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
@@ -163,6 +166,7 @@ impl Gateway {
             tracing::warn!("{warning}");
         }
         let base = Base::new(&settings);
+        panics::tell(base.metrics.panics.clone());
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
 
@@ -189,8 +193,9 @@ impl Gateway {
                 listening: listening.clone(),
                 budget: base.budget.clone(),
                 log: logging.tail(),
+                audit: Arc::new(Audit::open(&settings.gateway.data_dir)?),
                 settings: in_force.subscribe(),
-                allowed_hosts: own_names(),
+                origins: Arc::new(origins(&settings)),
             },
         )?;
         let spool = open_spool(&settings, &base)?;
@@ -203,7 +208,7 @@ impl Gateway {
         let history = history(&settings, &base, devices.clone());
 
         let (events, inbox) = mpsc::channel(INBOX);
-        let pulse = Arc::new(Pulse::default());
+        let (pulse, health) = (Arc::new(Pulse::default()), base.health.clone());
         let engine = Engine::new(
             delivery_settings(&settings),
             publisher,
@@ -256,6 +261,7 @@ impl Gateway {
             stop_engine,
             engine,
             pulse,
+            health,
             dashboard,
             pushes,
             listening,
@@ -286,6 +292,7 @@ impl Gateway {
                         notify::alive();
                     }
                 }
+                part = self.health.failed() => return Err(failed(part, None)),
                 result = &mut self.engine => return Err(failed("engine", result.err())),
                 result = &mut self.listener => {
                     return match result {
@@ -352,6 +359,7 @@ impl Gateway {
             }
         }
         self.registry.reload().await;
+        self.dashboard.reload_users();
         self.reload_certificates();
         if let Some(pushes) = &self.pushes {
             pushes.reload();
@@ -504,9 +512,11 @@ async fn tick(interval: &mut Option<tokio::time::Interval>) {
 }
 
 /// The names by which a browser in the same network may call this host.
-fn own_names() -> Vec<String> {
+fn origins(settings: &Settings) -> Origins {
     let name = Surroundings::of_host().host_name;
-    name.into_iter().flat_map(|name| [format!("{name}.local"), name]).collect()
+    let own = name.into_iter().flat_map(|name| [format!("{name}.local"), name]);
+    let hosts = own.chain(settings.dashboard.allowed_hosts.iter().cloned()).collect();
+    Origins::new(hosts, settings.dashboard.allowed_origins.clone())
 }
 
 fn failed(what: &'static str, error: Option<JoinError>) -> AppError {

@@ -123,7 +123,9 @@ impl Limits {
 
 /// Changes or lists the registry that the configuration names.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let registry = args.config.settings()?.devices.registry;
+    let settings = args.config.settings()?;
+    let registry = settings.devices.registry.clone();
+    let noted = |what: String| super::audit(&settings, "device", &what);
     let now = SystemClock::new().unix();
     match args.command {
         Command::Add { id, readings, commands, limits } => {
@@ -131,6 +133,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let permissions = Permissions { readings, commands, own: limits.own() };
             let token = editor.add(&id, &permissions, now)?;
             editor.save()?;
+            noted(format!("registered {id}"));
             done(&registry, &format!("{id} is registered"));
             writeln!(std::io::stdout(), "{token}")?;
         }
@@ -150,6 +153,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let mut editor = Editor::open(&registry)?;
             let token = editor.rotate(&id, overlap, now)?;
             editor.save()?;
+            noted(format!("new token of {id}"));
             done(&registry, &format!("{id} has a new token"));
             writeln!(std::io::stdout(), "{token}")?;
         }
@@ -157,6 +161,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let mut editor = Editor::open(&registry)?;
             editor.remove(&id)?;
             editor.save()?;
+            noted(format!("removed {id}"));
             done(&registry, &format!("{id} is removed"));
         }
         Command::List { json } => list(&registry, json, now)?,

@@ -1,8 +1,9 @@
 //! Puts [`Settings`] together from checked values.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fault::{Faults, Source};
+use super::places::Places;
 use super::raw::Values;
 use super::{
     Auth, Commands, Dashboard, Devices, Drain, Gateway, History, Log, LogTarget, Mqtt, MqttVersion,
@@ -18,14 +19,14 @@ pub(super) fn settings(
     host: &Surroundings,
     faults: &mut Faults,
 ) -> Settings {
-    let from = From { v: &values, folder: source.file.parent().unwrap_or(Path::new("")) };
+    let from = From { v: &values, places: Places::new(source.file, host) };
     let id = gateway_id(&values, source, host, faults);
     Settings {
         gateway: Gateway {
             data_dir: from
                 .path("gateway.data_dir")
                 .or_else(|| host.state_directory.clone())
-                .unwrap_or_else(|| from.folder.join("data")),
+                .unwrap_or_else(|| from.places.folder().join("data")),
             grace: values.time("gateway.grace"),
             id: id.clone(),
         },
@@ -36,6 +37,16 @@ pub(super) fn settings(
         dashboard: Dashboard {
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
+            allowed_hosts: values.texts("dashboard.allowed_hosts"),
+            allowed_origins: values.texts("dashboard.allowed_origins"),
+            users: from.path("dashboard.users"),
+            session_idle: values.time("dashboard.session_idle"),
+            session_max: values.time("dashboard.session_max"),
+            trusted_proxies: values
+                .texts("dashboard.trusted_proxies")
+                .iter()
+                .filter_map(|ip| ip.parse().ok())
+                .collect(),
         },
         history: from.history(),
         pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),
@@ -67,12 +78,12 @@ fn gateway_id(
 
 struct From<'a> {
     v: &'a Values,
-    folder: &'a Path,
+    places: Places<'a>,
 }
 
 impl From<'_> {
     fn path(&self, key: &str) -> Option<PathBuf> {
-        self.v.text(key).map(|text| self.folder.join(text))
+        self.v.text(key).map(|text| self.places.path(&text))
     }
 
     fn tls(&self, table: &str) -> Option<Tls> {
@@ -234,12 +245,14 @@ impl From<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::time::Duration;
 
     fn settings(text: &str) -> Settings {
         let host = Surroundings {
             host_name: Some("host-1".into()),
             state_directory: Some("/state".into()),
+            ..Surroundings::default()
         };
         Settings::parse(text, Path::new("/etc/t/tidegate.toml"), &host).unwrap()
     }
@@ -404,7 +417,7 @@ max_backoff = \"18s\"
     fn a_host_without_a_usable_name_needs_one_in_the_file() {
         let file = Path::new("t.toml");
         for host_name in [None, Some("a/b".to_owned()), Some(String::new())] {
-            let host = Surroundings { host_name, state_directory: None };
+            let host = Surroundings { host_name, ..Surroundings::default() };
             let faults = Settings::parse("", file, &host).unwrap_err();
             assert!(faults.to_string().starts_with("t.toml: gateway.id: is not set"), "{faults}");
             let settings = Settings::parse("gateway.id = \"g\"", file, &host).unwrap();

@@ -11,6 +11,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Faults, Source, suggest};
+use super::places::{check_name, credential};
 use super::registry::described;
 use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise, Repeated};
 use super::units::{parse_size, parse_time};
@@ -28,7 +29,7 @@ pub enum Value {
     Size(u64),
     /// [`Kind::Time`]
     Time(Duration),
-    /// [`Kind::OneOf`], [`Kind::Text`], [`Kind::Path`]
+    /// [`Kind::OneOf`], [`Kind::Text`], [`Kind::Path`], [`Kind::File`]
     Text(String),
     /// [`Kind::Texts`]
     Texts(Vec<String>),
@@ -366,10 +367,19 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
             let not_one = |_| here(format!("{text:?} is not an IP address and port"));
             Value::Address(text.parse().map_err(not_one)?)
         }
-        Kind::Path => {
+        Kind::Path | Kind::File => {
             let text = string()?;
             if text.is_empty() || text.contains('\0') {
                 return Err(here(format!("{text:?} is not a path")));
+            }
+            match (credential(text), &key.kind) {
+                (Some(name), Kind::File) => check_name(name).map_err(here)?,
+                (Some(_), _) => {
+                    let problem = "changes while the gateway runs, and a credential is a copy that \
+                                   systemd makes at the start";
+                    return Err(here(problem.into()));
+                }
+                (None, _) => {}
             }
             Value::Text(text.to_owned())
         }

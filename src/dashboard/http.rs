@@ -1,20 +1,22 @@
 //! Routes, refusals and the headers every answer carries.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
 use serde::Serialize;
 
 use super::assets::{self, ASSETS};
 use super::hub::Hub;
-use super::{api, commands, history, log, openapi, render, stream};
+use super::origin::{self, Origins};
+use super::people::{Needs, People};
+use super::{api, commands, history, log, openapi, render, signin, stream};
+use crate::config::users::Role;
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -30,16 +32,38 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// An answer that is not what was asked for: `{"error": "…"}`.
+/// An answer that is not what was asked for: `{"error": "…"}`, with `"needs": "ROLE"` where one is
+/// missing.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     error: String,
+    needs: Option<Role>,
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into() }
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
+        Self { status, error: error.into(), needs: None, retry_after }
+    }
+
+    pub(super) fn foreign_origin() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "pages of another origin may not do this")
+    }
+
+    /// With the role that it would take.
+    pub(super) fn needing(self, role: Role) -> Self {
+        Self { needs: Some(role), ..self }
+    }
+
+    /// With the seconds to wait before trying again.
+    pub(super) fn after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 }
 
@@ -48,11 +72,18 @@ impl IntoResponse for Refusal {
         #[derive(Serialize)]
         struct Document {
             error: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            needs: Option<&'static str>,
         }
-        let mut response = json(&Document { error: self.error });
+        let needs = self.needs.map(Role::as_str);
+        let mut response = json(&Document { error: self.error, needs });
         *response.status_mut() = self.status;
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -72,32 +103,48 @@ pub(super) fn body(content_type: &'static str, body: Body) -> Response<Body> {
     response
 }
 
-/// What there is to ask for besides the page.
-pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Hub>>)> {
-    vec![
-        ("/healthz", get(api::healthz)),
-        ("/readyz", get(api::readyz)),
-        ("/metrics", get(api::metrics)),
-        ("/api/v1/status", get(api::status)),
-        ("/api/v1/gateway", get(api::gateway)),
-        ("/api/v1/log", get(log::list)),
-        ("/api/v1/openapi.json", get(openapi::document)),
-        ("/api/v1/devices", get(api::devices)),
-        ("/api/v1/devices/{device}", get(api::device)),
-        ("/api/v1/devices/{device}/history", get(history::query::history)),
-        ("/api/v1/devices/{device}/commands", post(commands::ask)),
-        ("/api/v1/commands", get(commands::list)),
-        ("/api/v1/commands/{id}", get(commands::one)),
-        ("/api/v1/stream", get(stream::websocket)),
-        ("/api/v1/events", get(stream::events)),
-    ]
+/// Something to ask for, and what it needs of who asks.
+pub(super) struct Route {
+    pub(super) path: &'static str,
+    pub(super) needs: Needs,
+    answer: MethodRouter<Arc<Hub>>,
+}
+
+/// What there is to ask for besides the page, which tells nothing by itself.
+pub(super) fn routes() -> Vec<Route> {
+    use Needs::Nothing;
+    const VIEWER: Needs = Needs::Role(Role::Viewer);
+    const OPERATOR: Needs = Needs::Role(Role::Operator);
+    const ADMIN: Needs = Needs::Role(Role::Admin);
+    let session = get(signin::who).post(signin::sign_in).delete(signin::sign_out);
+    let routes = [
+        ("/healthz", Nothing, get(api::healthz)),
+        ("/readyz", Nothing, get(api::readyz)),
+        ("/metrics", VIEWER, get(api::metrics)),
+        ("/api/v1/session", Nothing, session),
+        ("/api/v1/status", VIEWER, get(api::status)),
+        ("/api/v1/gateway", OPERATOR, get(api::gateway)),
+        ("/api/v1/log", OPERATOR, get(log::list)),
+        ("/api/v1/audit", ADMIN, get(signin::audit)),
+        ("/api/v1/openapi.json", Nothing, get(openapi::document)),
+        ("/api/v1/devices", VIEWER, get(api::devices)),
+        ("/api/v1/devices/{device}", VIEWER, get(api::device)),
+        ("/api/v1/devices/{device}/history", VIEWER, get(history::query::history)),
+        ("/api/v1/devices/{device}/commands", OPERATOR, post(commands::ask)),
+        ("/api/v1/commands", VIEWER, get(commands::list)),
+        ("/api/v1/commands/{id}", VIEWER, get(commands::one)),
+        ("/api/v1/stream", VIEWER, get(stream::websocket)),
+        ("/api/v1/events", VIEWER, get(stream::events)),
+    ];
+    routes.into_iter().map(|(path, needs, answer)| Route { path, needs, answer }).collect()
 }
 
 /// All there is to ask for.
-pub(super) fn router(hub: Arc<Hub>) -> Router {
+pub(super) fn router(hub: Arc<Hub>, people: Arc<People>) -> Router {
     let mut router = Router::new();
-    for (path, answer) in routes() {
-        router = router.route(path, answer);
+    for Route { path, needs, answer } in routes() {
+        let admitted = middleware::from_fn_with_state((Arc::clone(&people), needs), admit);
+        router = router.route(path, answer.route_layer(admitted));
     }
     for asset in ASSETS {
         let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
@@ -115,133 +162,49 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
             let error = format!("{} is not possible here", request.method());
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&hub), guard))
+        .layer(middleware::from_fn_with_state((Arc::clone(&hub), Arc::clone(&people)), guard))
+        .layer(Extension(people))
         .with_state(hub)
 }
 
 /// Stands before every route.
-async fn guard(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response<Body> {
+async fn guard(
+    State((hub, people)): State<(Arc<Hub>, Arc<People>)>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
     // Probes tell nothing that needs guarding, and load balancers send Host headers of their own.
     let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-    let mut response = match check_host(&request, &hub.context().allowed_hosts) {
+    let origins: &Origins = &hub.context().origins;
+    let reader = origins.reader(&request);
+    let host = origin::check_host(&request, origins);
+    let mut response = match host.and_then(|()| people.check_way(&request)) {
         Err(refusal) if !probe => refusal.into_response(),
+        _ if reader.as_ref().is_some_and(origin::Reader::only_asks) => origin::preflight(),
         _ => next.run(request).await,
     };
     let headers = response.headers_mut();
+    if let Some(reader) = reader {
+        reader.mark(headers);
+    }
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
 }
 
-/// Refuses requests for a name that is not this gateway's: a page elsewhere could point a name of
-/// its own at this address (DNS rebinding) and would then be read as same-origin.
-fn check_host(request: &Request, allowed: &[String]) -> Result<(), Refusal> {
-    let mut values = request.headers().get_all(header::HOST).iter();
-    let value = match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().unwrap_or_default(),
-        // No browser speaks HTTP/1.0.
-        (None, _) if request.version() < Version::HTTP_11 => return Ok(()),
-        _ => {
-            let error = "the request needs one Host header";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, error));
-        }
-    };
-    if is_own_name(host_of(value), allowed) {
-        return Ok(());
+/// Stands before each route: finds out who asks, and whether they may.
+async fn admit(
+    State((people, needs)): State<(Arc<People>, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
+    let caller = people.caller(&request);
+    if let Err(refusal) = people.check(&caller, needs, &request) {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        people.note_refusal(&caller, what, refusal.status());
+        return refusal.into_response();
     }
-    let error = "this is not a name of the gateway's dashboard: \
-        use its IP address, its host name or localhost";
-    Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, error))
-}
-
-/// Refuses what a page of another origin asks for; browsers always send Origin with a WebSocket's
-/// handshake and with POST.
-pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let origin = origin.to_str().unwrap_or_default();
-    let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    if own.is_some() && own == host {
-        return Ok(());
-    }
-    let error = "pages of another origin may not do this";
-    Err(Refusal::new(StatusCode::FORBIDDEN, error))
-}
-
-/// The host of a Host header, without port and without the brackets of an IPv6 address.
-fn host_of(value: &str) -> &str {
-    let host = match value.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => value.split(':').next(),
-    };
-    host.unwrap_or_default()
-}
-
-fn is_own_name(host: &str, allowed: &[String]) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    host.parse::<IpAddr>().is_ok()
-        || host.eq_ignore_ascii_case("localhost")
-        || allowed.iter().any(|name| name.eq_ignore_ascii_case(host))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_localhost_and_own_names_are_the_gateways() {
-        let allowed = ["Gw-1.local".to_owned()];
-        for good in [
-            "127.0.0.1",
-            "10.0.0.7:8080",
-            "[::1]:8080",
-            "[fe80::1]",
-            "localhost:1",
-            "LOCALHOST",
-            "gw-1.local:80",
-            "gw-1.local.",
-        ] {
-            assert!(is_own_name(host_of(good), &allowed), "{good}");
-        }
-        for bad in [
-            "",
-            "evil.example",
-            "evil.example:8080",
-            "localhost.evil.example",
-            "gw-1",
-            "[localhost",
-            "127.0.0.1.evil.example",
-            ":8080",
-            "::1.evil",
-        ] {
-            let own = is_own_name(host_of(bad), &allowed);
-            assert!(!own || bad == "[localhost", "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_origin_counts_as_own_only_when_it_equals_host() {
-        let headers = |origin: Option<&'static str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:8080"));
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
-            }
-            headers
-        };
-        for good in [None, Some("http://127.0.0.1:8080"), Some("https://127.0.0.1:8080")] {
-            assert!(check_origin(&headers(good)).is_ok(), "{good:?}");
-        }
-        for bad in [
-            "null",
-            "",
-            "http://127.0.0.1",
-            "http://evil.example",
-            "127.0.0.1:8080",
-            "http://127.0.0.1:80801",
-        ] {
-            assert!(check_origin(&headers(Some(bad))).is_err(), "{bad}");
-        }
-    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }

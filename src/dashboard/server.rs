@@ -1,10 +1,12 @@
 //! Accepts connections and serves each in a task of its own.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
+use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,6 +20,7 @@ use super::commands::Peer;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
+use super::people::People;
 use super::stream::MAX_VIEWERS;
 use crate::host::tls::TlsSlot;
 
@@ -55,23 +58,33 @@ impl Stopping {
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<TlsSlot>,
-    hub: Arc<Hub>,
+    (hub, people): (Arc<Hub>, Arc<People>),
     signal: watch::Receiver<Duration>,
 ) -> bool {
     let (alive, mut all_gone) = mpsc::channel(1);
     let stopping = Stopping { signal, _alive: alive };
-    let router = http::router(Arc::clone(&hub)).layer(Extension(stopping.clone()));
+    let router =
+        http::router(Arc::clone(&hub), Arc::clone(&people)).layer(Extension(stopping.clone()));
     let mut stop = stopping.clone();
     tokio::select! {
         () = accept(&listener, tls.as_ref(), &router, &stopping) => {}
-        () = hub.run() => {}
-        () = hub.watch_flow() => {}
+        () = unbroken("the viewers' news", || hub.run()) => {}
+        () = unbroken("the buffer's forecast", || hub.watch_flow()) => {}
+        () = unbroken("the sessions' ends", || people.run()) => {}
         () = stop.wait() => {}
     }
     let deadline = *stopping.signal.borrow();
     drop((listener, router, stopping, stop));
     // What is still there then is cut off with the runtime.
     timeout(deadline, all_gone.recv()).await.is_ok()
+}
+
+/// What panics begins anew: a fault in what is shown must not end what is collected.
+async fn unbroken<F: Future<Output = ()>>(what: &str, work: impl Fn() -> F) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        tracing::error!("{what} stopped by a panic and begins again");
+        sleep(REST).await;
+    }
 }
 
 async fn accept(

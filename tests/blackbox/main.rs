@@ -34,6 +34,9 @@ mod history;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod panics;
+mod people;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod protocol;
@@ -41,6 +44,8 @@ mod protocol;
 mod push;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod selftest;
 #[cfg(test)]

@@ -48,7 +48,7 @@ test('an outage is said at once, then how the buffer fills and drains, until all
   await view.reads(strip, /gets what was buffered: [\d ]+ batch.*to go/);
   await view.reads(strip, /empty in /);
   await view.reads(strip, /All is well/);
-  assert.equal(await batches(), 0);
+  await view.status(({ spool }) => spool.batches === 0);
   await view.until(() => !document.title.startsWith('⚠'));
 });
 

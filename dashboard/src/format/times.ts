@@ -22,12 +22,24 @@ export function age(seconds: number, words: { now: string; span: SpanWords }): s
   return seconds < 1.5 ? words.now : span(seconds, words.span);
 }
 
+// Making a format costs a hundred times what using it does.
+const clocks = new Map<string, { time: Intl.DateTimeFormat; date: Intl.DateTimeFormat }>();
+
 /** A moment (Unix seconds) as a clock shows it, with the date when it was not on the day of `now`. */
 export function moment(seconds: number, now: number, locale: string): string {
+  let clock = clocks.get(locale);
+  if (!clock) {
+    clock = {
+      time: new Intl.DateTimeFormat(locale, { timeStyle: 'medium' }),
+      date: new Intl.DateTimeFormat(locale),
+    };
+    clocks.set(locale, clock);
+  }
   const then = new Date(seconds * 1000);
-  const time = then.toLocaleTimeString(locale);
+  if (Number.isNaN(then.getTime())) return '';
+  const time = clock.time.format(then);
   const today = new Date(now * 1000).toDateString() === then.toDateString();
-  return today ? time : `${then.toLocaleDateString(locale)} ${time}`;
+  return today ? time : `${clock.date.format(then)} ${time}`;
 }
 
 /** The same moment in UTC, to the millisecond (ISO 8601). */

@@ -6,10 +6,9 @@ import { second } from '../state/clock.ts';
 
 /** `at`: Unix seconds on the gateway's clock. */
 export function Age({ at }: { at: number }) {
-  const now = second.value;
-  return (
-    <time class="age" title={`${moment(at, now, locale.value)} · ${utc(at)}`}>
-      {age(now - at, texts.value.words)}
-    </time>
-  );
+  // Written when it is wanted: there may be hundreds, each changing every second.
+  const tell = (event: MouseEvent) => {
+    (event.currentTarget as HTMLElement).title = `${moment(at, second.peek(), locale.peek())} · ${utc(at)}`;
+  };
+  return <span class="age" onMouseEnter={tell}>{age(second.value - at, texts.value.words)}</span>;
 }

@@ -6,5 +6,5 @@ import { second } from '../state/clock.ts';
 
 /** `at`: Unix seconds. */
 export function Moment({ at }: { at: number }) {
-  return <time dateTime={new Date(at * 1000).toISOString()} title={utc(at)}>{moment(at, second.peek(), locale.value)}</time>;
+  return <time title={utc(at)}>{moment(at, second.peek(), locale.value)}</time>;
 }

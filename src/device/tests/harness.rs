@@ -103,6 +103,14 @@ pub(super) struct Shown {
     pub(super) round_trips: Vec<f64>,
     /// Device, code, reason.
     pub(super) refused: Vec<(String, u64, String)>,
+    /// Of whom anything new panics: a fault of the program, to order.
+    panics: Option<String>,
+}
+
+impl Shown {
+    fn look_at(&self, device: &DeviceId) {
+        assert!(self.panics.as_deref() != Some(device.as_str()), "as the test wishes");
+    }
 }
 
 #[derive(Default)]
@@ -112,7 +120,9 @@ impl Feed for Screen {
     fn readings(&self, _batch: &Arc<Batch>) {}
 
     fn device_up(&self, device: &DeviceId, facts: &DeviceFacts) {
-        lock(&self.0).up.insert(device.clone(), facts.clone());
+        let mut shown = lock(&self.0);
+        shown.look_at(device);
+        shown.up.insert(device.clone(), facts.clone());
     }
 
     fn device_down(&self, device: &DeviceId, _time: f64) {
@@ -135,7 +145,9 @@ impl Feed for Screen {
 
     fn refused(&self, device: &DeviceId, refused: &Refused<'_>) {
         let refused = (device.to_string(), refused.code, refused.reason.to_owned());
-        lock(&self.0).refused.push(refused);
+        let mut shown = lock(&self.0);
+        shown.look_at(device);
+        shown.refused.push(refused);
     }
 }
 
@@ -206,6 +218,15 @@ impl Bench {
 
     pub(super) fn shown<T>(&self, look: impl FnOnce(&Shown) -> T) -> T {
         look(&lock(&self.screen.0))
+    }
+
+    /// From here on the feed panics over this device: in the task that serves its connection.
+    pub(super) fn panic_for(&self, device: &str) {
+        lock(&self.screen.0).panics = Some(device.to_owned());
+    }
+
+    pub(super) fn panic_for_nobody(&self) {
+        lock(&self.screen.0).panics = None;
     }
 
     pub(super) fn begin_to_stop(&mut self) {
@@ -408,6 +429,17 @@ impl Client {
     /// Writes past the WebSocket.
     pub(super) async fn send_raw(&mut self, bytes: &[u8]) {
         soon("sending", self.websocket.get_mut().write_all(bytes)).await.unwrap();
+    }
+
+    /// Whether the connection ends without a Close frame.
+    pub(super) async fn ends(&mut self) -> bool {
+        loop {
+            match soon("the end", self.websocket.next()).await {
+                None | Some(Err(_)) => return true,
+                Some(Ok(Message::Close(_))) => return false,
+                Some(Ok(_)) => {}
+            }
+        }
     }
 
     pub(super) async fn next(&mut self) -> Message {

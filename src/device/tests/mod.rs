@@ -5,6 +5,7 @@ mod flow;
 mod harness;
 mod lifecycle;
 mod messages;
+mod panics;
 mod refusals;
 mod secure;
 mod shown;

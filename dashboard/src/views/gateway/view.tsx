@@ -25,7 +25,7 @@ export function GatewayView() {
       {about === 'absent' && <p class="none">{words.absent}</p>}
       {about !== null && about !== 'absent' && (
         <>
-          <dl class="about">
+          <dl class="identity">
             <Fact name={words.version}>tidegate {about.version}</Fact>
             <Fact name={words.started}>
               <time dateTime={new Date(about.started * 1000).toISOString()} title={utc(about.started)}>

@@ -50,14 +50,14 @@ function Name({ device }: { device: Device }) {
   return <h3><a href={href({ view: 'device', id: device.id })}>{device.id}</a></h3>;
 }
 
-function Heard({ device, state }: { device: Device; state: DeviceState }) {
+// Takes the times themselves: a component with signals is drawn anew only when a prop or a signal
+// changes, and a device stays the same object.
+function Heard({ at, since, state }: { at: number | null; since: number | null; state: DeviceState }) {
   const { overview: words, words: { span: spans } } = texts.value;
-  const { since } = device.facts;
   if (state === 'offline' && since !== null) {
     return <span class="age">{words.awaySince(span(knownAt.value - since, spans))}</span>;
   }
-  return device.heard === null ? null
-    : <><span class="unseen">{words.heard} </span><Age at={device.heard} /></>;
+  return at === null ? null : <><span class="unseen">{words.heard} </span><Age at={at} /></>;
 }
 
 export function Card({ device, place, of, room }: Props & { room: number }) {
@@ -79,7 +79,7 @@ export function Card({ device, place, of, room }: Props & { room: number }) {
           <span class="model" title={[model, firmware].filter(Boolean).join(' · ')}>
             {[model, firmware].filter(Boolean).join(' · ')}
           </span>
-          <Heard device={device} state={state} />
+          <Heard at={device.heard} since={device.facts.since} state={state} />
         </p>
         {named.length === 0 ? <p class="none">{words.noReading}</p> : (
           <dl class={named.length === 1 && room === 1 ? 'rows single' : 'rows'}>
@@ -163,7 +163,7 @@ export function Item({ device, place, of }: Props) {
           );
         })}
       </dl>
-      <Heard device={device} state={state} />
+      <Heard at={device.heard} since={device.facts.since} state={state} />
     </li>
   );
 }

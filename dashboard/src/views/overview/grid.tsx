@@ -6,13 +6,13 @@ import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
 import { fleet } from '../../state/fleet.ts';
 import { texts } from '../../i18n/index.ts';
 import { Card, Item } from './card.tsx';
-import { rows, shown, wanted, type LayoutName } from './survey.ts';
+import { overfull, rows, shown, wanted, type LayoutName } from './survey.ts';
 import { columnsIn, part, step, type Layout } from './window.ts';
 
 // In rem, as in overview.css.
 const GAP = 0.875;
 const LEAST_WIDTH = 19;
-const HEAD_HEIGHT = 5.375;
+const HEAD_HEIGHT = 5;
 const ROW_HEIGHT = 1.75;
 const SINGLE_HEIGHT = 3.25;
 const MORE_HEIGHT = 1.25;
@@ -47,8 +47,7 @@ export function Grid() {
   const ids = shown.value;
   const { layout } = wanted.value;
   const room = rows.value;
-  const more = [...fleet.values()].some(({ readings }) => readings.size > room);
-  const shape = measure(layout, room, more, width.value, ids.length);
+  const shape = measure(layout, room, overfull.value, width.value, ids.length);
   const { first, end, above, height } = part(shape, view.value.top, view.value.height, MARGIN);
 
   useLayoutEffect(() => {

@@ -58,11 +58,16 @@ export const shown = computed(() => {
   return same ? before : (before = now);
 });
 
-/** Readings of the device that has most of them, as far as a card has room. */
+/** Readings that a card has room for. */
 export const ROOM = 5;
-export const rows = computed(() => {
-  let most = 1;
+
+const most = computed(() => {
   void knownAt.value;
-  for (const id of roster.value) most = Math.max(most, fleet.get(id)?.readings.size ?? 0);
-  return Math.min(ROOM, most);
+  return roster.value.reduce((size, id) => Math.max(size, fleet.get(id)?.readings.size ?? 0), 1);
 });
+
+/** Rows of a card: as many as the device with most readings fills, since all are of one height. */
+export const rows = computed(() => Math.min(ROOM, most.value));
+
+/** Whether some device has more readings than a card has room for. */
+export const overfull = computed(() => most.value > ROOM);
