@@ -82,14 +82,14 @@ enum Command {
 /// How much a device may send; each is a number, or `default` for what the settings say.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct Limits {
-    /// Batches per second in the long run, more or less than devices.rate.batches_per_second;
+    /// Batches per second in the long run, more or less than `devices.rate.batches_per_second`;
     /// `default` for that.
     #[arg(long, value_name = "N", value_parser = rate)]
     batches_per_second: Option<Limit>,
-    /// Batches that may come at once, more or less than devices.rate.burst; `default` for that.
+    /// Batches that may come at once, more or less than `devices.rate.burst`; `default` for that.
     #[arg(long, value_name = "N", value_parser = burst)]
     burst: Option<Limit>,
-    /// Records in a pack, more or less than devices.max_records; `default` for that.
+    /// Records in a pack, more or less than `devices.max_records`; `default` for that.
     #[arg(long, value_name = "N", value_parser = records)]
     max_records: Option<Limit>,
 }

@@ -173,8 +173,10 @@ impl Picture {
         let advised = |advice: &Advice| json!({ "advice": advice.text, "command": advice.command });
         let refusals = self.refusals().into_iter().map(|(refusal, advice)| {
             let mut refusal = refusal.clone();
-            refusal["advice"] = advice.text.into();
-            refusal["command"] = advice.command.into();
+            if let Some(members) = refusal.as_object_mut() {
+                members.insert("advice".into(), advice.text.into());
+                members.insert("command".into(), advice.command.into());
+            }
             refusal
         });
         let seen = |key: &str| self.seen().map_or(Value::Null, |seen| seen[key].clone());
@@ -250,13 +252,12 @@ fn ask(args: &Args) -> anyhow::Result<Seen> {
     let gateway = args.gateway.gateway()?;
     let mut seen = Seen::default();
     let path = format!("/api/v1/devices/{}", args.device);
-    match gateway.find(&path)? {
-        Some(body) => seen.device = Some(serde_json::from_slice(&body)?),
-        None => {
-            let all: Vec<Value> = serde_json::from_slice(&gateway.get("/api/v1/devices")?)?;
-            let ids = all.iter().filter_map(|device| device["id"].as_str());
-            seen.others = ids.map(str::to_owned).collect();
-        }
+    if let Some(body) = gateway.find(&path)? {
+        seen.device = Some(serde_json::from_slice(&body)?);
+    } else {
+        let all: Vec<Value> = serde_json::from_slice(&gateway.get("/api/v1/devices")?)?;
+        let ids = all.iter().filter_map(|device| device["id"].as_str());
+        seen.others = ids.map(str::to_owned).collect();
     }
     let metrics = gateway.get("/metrics")?;
     let metrics = String::from_utf8_lossy(&metrics);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
@@ -499,6 +499,8 @@ mod tests {
             listen: "10.0.0.1:80".parse().unwrap(),
             tls: None,
             users: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
             session_idle: Duration::from_secs(60),
             session_max: Duration::from_secs(60),
             trusted_proxies: proxies.iter().map(|ip| ip.parse().unwrap()).collect(),

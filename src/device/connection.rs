@@ -51,10 +51,7 @@ pub(crate) struct Connection {
     /// A hand-over that has to wait; nothing is read meanwhile.
     submission: Option<Submission>,
     replies: Vec<GatewayMessage>,
-    /// When there are tokens again; nothing is read before.
-    rested_at: Option<Duration>,
-    /// It has just rested: what is there to read now was held back.
-    rested: bool,
+    rest: Rest,
     /// When it was last shown that the device is over its rate.
     slowed: f64,
     seen: f64,
@@ -62,6 +59,16 @@ pub(crate) struct Connection {
     unflushed: bool,
     /// Nothing is read, and not through the device's own fault.
     paused: bool,
+}
+
+/// Whether the device is over its rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rest {
+    None,
+    /// Nothing is read before there are tokens again.
+    Until(Duration),
+    /// Now there are: what there is to read was held back.
+    Over,
 }
 
 /// Drives `connection` to its end.
@@ -137,8 +144,7 @@ impl Connection {
             greeted_by,
             submission: None,
             replies: Vec::new(),
-            rested_at: None,
-            rested: false,
+            rest: Rest::None,
             slowed: 0.0,
             seen: 0.0,
             ping_due: false,
@@ -165,7 +171,7 @@ impl Connection {
         } else {
             self.greeted_by
         };
-        shared.instant(self.rested_at.map_or(due, |rested| rested.min(due)))
+        shared.instant(if let Rest::Until(rested) = self.rest { rested.min(due) } else { due })
     }
 
     /// Does everything that can be done now; `news` if the link has something to say.
@@ -228,6 +234,10 @@ impl Connection {
         self.permit(now);
     }
 
+    fn rests(&self) -> bool {
+        matches!(self.rest, Rest::Until(_))
+    }
+
     /// Looks again at what the device may do, if the registry has changed.
     fn heed_registry(&mut self, now: Duration) {
         let changes = self.shared().registry_changes();
@@ -245,7 +255,7 @@ impl Connection {
             let rate = shared.rate_of(&permitted.own);
             self.bucket.adjust(rate.batches_per_second, rate.burst, now);
             // How long that takes is worked out anew.
-            self.rested_at = None;
+            self.rest = Rest::None;
         }
         self.permissions.1 = permitted;
     }
@@ -276,9 +286,8 @@ impl Connection {
         if self.paused {
             self.heartbeat.heard(now);
         }
-        if self.rested_at.is_some_and(|rested| rested <= now) {
-            self.rested_at = None;
-            self.rested = true;
+        if matches!(self.rest, Rest::Until(rested) if rested <= now) {
+            self.rest = Rest::Over;
         }
         match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}
@@ -301,7 +310,7 @@ impl Connection {
         }
         let window = self.session.room(self.link.finished(), &self.presence.shared().rules);
         let window = usize::try_from(window).unwrap_or(usize::MAX);
-        let ours = if self.submission.is_some() || self.rested_at.is_some() { 0 } else { window };
+        let ours = if self.submission.is_some() || self.rests() { 0 } else { window };
         let paused = ours == 0;
         if self.paused && !paused {
             self.heartbeat.heard(now);
@@ -318,7 +327,7 @@ impl Connection {
         }
         let tokens = self.bucket.available(now);
         if tokens == 0 {
-            self.rested_at = Some(now + self.bucket.wait(now));
+            self.rest = Rest::Until(now + self.bucket.wait(now));
             self.paused = true;
             return Ok(Went::Waiting);
         }
@@ -335,7 +344,7 @@ impl Connection {
                 self.shared().context.feed.device_seen(self.session.device(), received);
             }
         }
-        self.rested = false;
+        self.rest = Rest::None;
         let filled = match outcome {
             Ok(filled) => filled,
             Err(end) => {
@@ -358,7 +367,7 @@ impl Connection {
 
     /// Shows, now and then, that messages had to wait for the device's rate.
     fn note_rate(&mut self, received: f64) {
-        if self.rested && !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
+        if self.rest == Rest::Over && !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
             self.slowed = received;
             self.shared().show_slowed(self.session.device(), &self.permissions.1.own);
         }

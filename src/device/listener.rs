@@ -243,7 +243,7 @@ async fn heed_revocations(mut revoked: watch::Receiver<Arc<Revoked>>, shared: &A
         let current = Arc::clone(&revoked.borrow_and_update());
         lock(&shared.sessions).withdraw(&current);
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// When the next replaced token runs out, a little later rather than earlier. At most a day ahead,

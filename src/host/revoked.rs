@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use sha2::{Digest, Sha256};
 use tokio_rustls::rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
-use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::revocation_list::{CertificateRevocationList, RevokedCertificate};
 
 /// Which certificate: a hash over its issuer and its serial number, which are unique together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,7 +38,7 @@ impl Revoked {
         for list in lists {
             let Ok((_, list)) = CertificateRevocationList::from_der(list) else { continue };
             let issuer = list.issuer().as_raw();
-            let serials = list.iter_revoked_certificates().map(|entry| entry.raw_serial());
+            let serials = list.iter_revoked_certificates().map(RevokedCertificate::raw_serial);
             all.extend(serials.map(|serial| CertificateId::new(issuer, serial)));
         }
         Self(all)
