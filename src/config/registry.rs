@@ -188,7 +188,7 @@ impl Registry {
         let current = entry.and_then(|d| d.token);
         let previous = entry.and_then(|d| d.previous.as_ref()).filter(|p| now < p.expires);
         let matches = |stored: Option<Hash>| {
-            let equal = stored.unwrap_or(Hash([0; 32])).0.ct_eq(&offered.0);
+            let equal = stored.unwrap_or(Hash([0; 32])).ct_eq(offered);
             equal & Choice::from(u8::from(stored.is_some()))
         };
         matches(current) | matches(previous.map(|p| p.token))
@@ -232,6 +232,13 @@ impl Credential {
 impl Hash {
     pub(crate) fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Takes the same time wherever they differ.
+    fn ct_eq(&self, other: &Self) -> Choice {
+        #[cfg(test)]
+        tests::COMPARISONS.with(|count| count.set(count.get() + 1));
+        self.0.ct_eq(&other.0)
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
@@ -432,6 +439,14 @@ pub(crate) fn described(value: &DeValue<'_>) -> &'static str {
 mod tests {
     use super::*;
 
+    thread_local! {
+        pub(super) static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    fn comparisons() -> usize {
+        COMPARISONS.with(std::cell::Cell::get)
+    }
+
     fn faults(text: &str) -> Vec<String> {
         let faults = Registry::parse(text, Path::new("devices.toml")).unwrap_err();
         faults.iter().map(ToString::to_string).collect()
@@ -500,6 +515,32 @@ previous = { expires = 2025-11-22T08:26:40Z }
         assert!(Arc::ptr_eq(&of("a"), &of("b")));
         assert!(of("a").allows_reading("temperature") && !of("a").allows_reading("x"));
         assert!(of("c").allows_reading("x"));
+    }
+
+    #[test]
+    fn every_check_hashes_once_and_compares_twice_whoever_asks() {
+        let (right, old) = (Hash::of("right"), Hash::of("old"));
+        let text = format!(
+            "[devices.both]\ntoken = \"{right}\"\n\
+             previous = {{ token = \"{old}\", expires = 2100-01-01T00:00:00Z }}\n\
+             [devices.one]\ntoken = \"{right}\"\n[devices.none]\n"
+        );
+        let registry = Registry::parse(&text, Path::new("d")).unwrap();
+        let now = 1_763_800_000.0;
+        for device in ["both", "one", "none", "unknown"] {
+            let device = DeviceId::new(device).unwrap();
+            for token in ["right", "old", "wrong", ""] {
+                let before = comparisons();
+                let credential = registry.credential(&device, token, now);
+                assert_eq!(comparisons() - before, 2, "{device} with {token:?}");
+                let opens = match device.as_str() {
+                    "both" => ["right", "old"].contains(&token),
+                    "one" => token == "right",
+                    _ => false,
+                };
+                assert_eq!(credential.is_some(), opens, "{device} with {token:?}");
+            }
+        }
     }
 
     #[test]
