@@ -491,6 +491,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 mod tests {
     use axum::body::Body;
 
+    use axum::http::HeaderValue;
+
     use super::*;
     use crate::host::clock::SystemClock;
 

@@ -200,6 +200,8 @@ async fn a_devices_own_number_of_records_holds_above_and_below_the_setting() {
         client.send_bytes(pack(most + 1)).await;
         let GatewayMessage::Reject { code, reason, .. } = client.receive().await else { panic!() };
         assert_eq!(code, 3, "{device}: {reason}");
+        drop(client);
+        bench.closed().await;
     }
 }
 
