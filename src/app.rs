@@ -146,9 +146,14 @@ struct Base {
 
 impl Base {
     fn new(settings: &Settings) -> Self {
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let metrics = Arc::new(Metrics::new());
+        panics::tell(metrics.panics.clone());
         Self {
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             health: Arc::new(Health::default()),
             fleet: Arc::new(Fleet::new().with_history(settings.history.max_memory)),
             budget: Arc::new(Budget::new(settings.devices.max_unsettled)),
@@ -162,11 +167,7 @@ impl Gateway {
     /// Within the runtime that it is to run on.
     fn start(settings: Settings, logging: &Logging) -> Result<Self, AppError> {
         let started = Instant::now();
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
         let base = Base::new(&settings);
-        panics::tell(base.metrics.panics.clone());
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
 

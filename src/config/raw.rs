@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Faults, Source, suggest};
 use super::places::{check_name, credential};
 use super::registry::described;
-use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise, Repeated};
+use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise, Repeated, Rule};
 use super::units::{parse_size, parse_time};
 
 /// A checked value.
@@ -388,23 +388,25 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
             (rule.check)(text).map_err(here)?;
             Value::Text(text.to_owned())
         }
-        Kind::Texts(rule) => {
-            let mut texts = Vec::new();
-            for item in held.as_array().ok_or_else(mismatch)? {
-                let problem = match item.get_ref().as_str() {
-                    Some(text) => {
-                        texts.push(text.to_owned());
-                        (rule.check)(text).err()
-                    }
-                    None => Some(format!("holds {}", described(item.get_ref()))),
-                };
-                if let Some(problem) = problem {
-                    return Err((item.span(), problem));
-                }
-            }
-            Value::Texts(texts)
-        }
+        Kind::Texts(rule) => texts(rule, held.as_array().ok_or_else(mismatch)?)?,
     })
+}
+
+fn texts(rule: &Rule, items: &[Spanned<DeValue<'_>>]) -> Result<Value, (Range<usize>, String)> {
+    let mut texts = Vec::new();
+    for item in items {
+        let problem = match item.get_ref().as_str() {
+            Some(text) => {
+                texts.push(text.to_owned());
+                (rule.check)(text).err()
+            }
+            None => Some(format!("holds {}", described(item.get_ref()))),
+        };
+        if let Some(problem) = problem {
+            return Err((item.span(), problem));
+        }
+    }
+    Ok(Value::Texts(texts))
 }
 
 /// `None`: not an integer. `Some(None)`: one that does not fit.

@@ -16,6 +16,8 @@ mod api;
 mod assets;
 mod commands;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gateway;
 mod history;
 mod http;

@@ -47,6 +47,13 @@ pub(super) struct Stopping {
 }
 
 impl Stopping {
+    /// Stops when the sender is dropped; nobody waits for its tasks.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn alone() -> (watch::Sender<Duration>, Self) {
+        let (sender, signal) = watch::channel(Duration::ZERO);
+        (sender, Self { signal, _alive: mpsc::channel(1).0 })
+    }
+
     /// Waits until the dashboard stops: its handle has dropped the other end. Cancel safe.
     pub(super) async fn wait(&mut self) {
         while self.signal.changed().await.is_ok() {}
@@ -152,7 +159,8 @@ async fn connection(
     }
 }
 
-async fn http<S>(stream: S, router: Router, mut stopping: Stopping)
+/// Serves one connection to its end.
+pub(super) async fn http<S>(stream: S, router: Router, mut stopping: Stopping)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

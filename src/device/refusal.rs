@@ -11,7 +11,7 @@ const RETRY_ADDRESS: u32 = 30;
 
 /// Why a connection is refused before the upgrade. Where several apply, the order of checks is:
 /// room (429, 503), syntax (400), path (404), method (405), version of HTTP (400), a WebSocket at
-/// all (426), `Connection` (400), the WebSocket's version (400 where it is missing, 426 where it is
+/// all (426), `Connection` and `Host` (400), the WebSocket's version (400 where it is missing, 426 where it is
 /// another), key and then subprotocol (400), Origin (403), credentials (401).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {

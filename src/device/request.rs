@@ -104,6 +104,10 @@ fn upgrade<'a>(device: DeviceId, headers: &[httparse::Header<'a>]) -> Result<Req
     if !lists(headers, "Connection", "upgrade") {
         return Err(Refusal::BadHandshake("bad handshake: Connection: Upgrade is missing"));
     }
+    // RFC 9112 section 3.2, RFC 6455 section 4.2.1.
+    if text(headers, "Host")?.is_none() {
+        return Err(Refusal::BadHandshake("bad handshake: Host is missing"));
+    }
     match text(headers, "Sec-WebSocket-Version")? {
         Some("13") => {}
         Some(_) => return Err(Refusal::UnsupportedVersion),

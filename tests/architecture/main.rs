@@ -205,6 +205,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn toml(name: &str) -> toml::Table {
     std::fs::read_to_string(root().join(name)).unwrap().parse().unwrap()
 }

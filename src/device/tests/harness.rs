@@ -151,6 +151,30 @@ impl Feed for Screen {
     }
 }
 
+/// What the listener needs, and the other ends of it.
+pub(super) fn context(settings: &Devices, registry: Registry, inbox: usize) -> (Context, Ends) {
+    let (registry, registry_seen) = watch::channel(Arc::new(registry));
+    let (event_sender, events) = mpsc::channel(inbox);
+    let screen = Arc::new(Screen::default());
+    let context = Context {
+        gateway: "gw-test".to_owned(),
+        events: event_sender,
+        budget: Arc::new(Budget::new(settings.max_unsettled)),
+        registry: registry_seen,
+        feed: Arc::clone(&screen) as Arc<dyn Feed>,
+        metrics: Arc::new(Metrics::new()),
+        clock: Arc::new(SystemClock),
+    };
+    (context, Ends { registry, events, screen })
+}
+
+/// The other ends of a [`Context`].
+pub(super) struct Ends {
+    registry: watch::Sender<Arc<Registry>>,
+    events: mpsc::Receiver<DeviceEvent>,
+    screen: Arc<Screen>,
+}
+
 /// A serving listener and the engine's end of it.
 pub(super) struct Bench {
     pub(super) addr: SocketAddr,
@@ -182,20 +206,8 @@ impl Bench {
     pub(super) fn with_inbox(settings: &Devices, registry: Registry, inbox: usize) -> Self {
         let listener = Listener::bind(settings).unwrap();
         let (addr, tls) = (listener.local_addr().unwrap(), listener.tls());
-        let (registry, registry_seen) = watch::channel(Arc::new(registry));
-        let (event_sender, events) = mpsc::channel(inbox);
-        let metrics = Arc::new(Metrics::new());
-        let budget = Arc::new(Budget::new(settings.max_unsettled));
-        let screen = Arc::new(Screen::default());
-        let context = Context {
-            gateway: "gw-test".to_owned(),
-            events: event_sender,
-            budget: Arc::clone(&budget),
-            registry: registry_seen,
-            feed: Arc::clone(&screen) as Arc<dyn Feed>,
-            metrics: Arc::clone(&metrics),
-            clock: Arc::new(SystemClock),
-        };
+        let (context, Ends { registry, events, screen }) = context(settings, registry, inbox);
+        let (metrics, budget) = (Arc::clone(&context.metrics), Arc::clone(&context.budget));
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(async move {
             let stopped = async {
