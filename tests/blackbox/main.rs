@@ -35,6 +35,7 @@ mod history;
 mod outages;
 #[cfg(test)]
 mod panics;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod power;
