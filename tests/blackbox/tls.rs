@@ -102,7 +102,7 @@ async fn certificates_of_tls_new_let_each_device_in_as_itself_and_nobody_else() 
     assert_eq!(status(&gateway, &none, "kiln-3").await, None, "no certificate");
 
     let mut options =
-        tidegate::client::Options::new(&format!("wss://127.0.0.1:{}", gateway.devices), "kiln-3");
+        tidegate::client::Options::new(format!("wss://127.0.0.1:{}", gateway.devices), "kiln-3");
     let shown = Shown::of(&gateway, "kiln-3");
     let (cert, key) = shown.pair.as_ref().unwrap();
     options.tls = Some(client_tls::config(Some(&shown.ca), Some((cert, key))).unwrap());

@@ -42,7 +42,9 @@ async fn told(gateway: &Gateway, code: u64) -> Json {
 
 fn findings(explanation: &Json) -> String {
     let all = explanation["findings"].as_array().unwrap().iter();
-    all.map(|one| format!("{}\n{}\n", one["advice"], one["command"])).collect()
+    all.flat_map(|one| [one["advice"].to_string(), one["command"].to_string()])
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 #[tokio::test]
