@@ -222,19 +222,20 @@ async fn tls_1_2_and_1_3_are_spoken_and_sessions_resumed_until_the_certificates_
     }
 }
 
-/// A ClientHello (RFC 5246 section 7.4.1.2) of the version `minor`: 2 is TLS 1.1, 3 is TLS 1.2.
+/// A `ClientHello` (RFC 5246 section 7.4.1.2) of the version `minor`: 2 is TLS 1.1, 3 is TLS 1.2.
 fn client_hello(minor: u8) -> Vec<u8> {
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
     let mut hello = vec![3, minor];
     hello.extend([7; 32]);
     // No session; TLS_ECDHE_ECDSA_WITH_AES_128_{GCM_SHA256,CBC_SHA}; no compression.
     hello.extend([0, 0, 4, 0xc0, 0x2b, 0xc0, 0x09, 1, 0]);
     // supported_groups: secp256r1; ec_point_formats: uncompressed; signature_algorithms.
     let extensions = [0, 10, 0, 4, 0, 2, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 6, 0, 4, 4, 3, 2, 3];
-    hello.extend([0, extensions.len() as u8]);
+    hello.extend([0, length(&extensions)]);
     hello.extend(extensions);
-    let mut message = vec![1, 0, 0, hello.len() as u8];
+    let mut message = vec![1, 0, 0, length(&hello)];
     message.extend(hello);
-    let mut record = vec![22, 3, 1, 0, message.len() as u8];
+    let mut record = vec![22, 3, 1, 0, length(&message)];
     record.extend(message);
     record
 }
@@ -264,7 +265,7 @@ async fn who_does_not_go_on_with_tls_is_dropped_in_time() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
     let tls = Some(authority.write(folder.path()));
     let hello_timeout = std::time::Duration::from_millis(400);
-    let bench = Bench::start(&Devices { tls, hello_timeout, ..settings() }, parse(""));
+    let bench = Bench::start(&Devices { hello_timeout, tls, ..settings() }, parse(""));
     let hello = client_hello(3);
     for begun in [&[][..], &hello[..20], &hello] {
         let began = std::time::Instant::now();
@@ -283,7 +284,7 @@ async fn a_flood_of_handshakes_that_stall_leaves_a_good_device_served() {
     let tls = Some(authority.write(folder.path()));
     // Longer than the test has patience: it is not their end that lets the good one in.
     let hello_timeout = 10 * PATIENCE;
-    let bench = Bench::start(&Devices { tls, hello_timeout, ..settings() }, parse(""));
+    let bench = Bench::start(&Devices { hello_timeout, tls, ..settings() }, parse(""));
     let mut flood = Vec::new();
     for _ in 0..400 {
         let mut stream = TcpStream::connect(bench.addr).await.unwrap();
