@@ -23,6 +23,7 @@ fn text(output: &Output) -> String {
     )
 }
 
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn add_user(gateway: &Gateway, name: &str, role: &str) {
     let arguments = ["user", "add", name, "--role", role, "--password-file", "-"];
     let mut child = gateway
