@@ -37,6 +37,8 @@ pub(super) fn settings(
         dashboard: Dashboard {
             listen: values.address("dashboard.listen"),
             tls: from.tls("dashboard.tls"),
+            allowed_hosts: values.texts("dashboard.allowed_hosts"),
+            allowed_origins: values.texts("dashboard.allowed_origins"),
             users: from.path("dashboard.users"),
             session_idle: values.time("dashboard.session_idle"),
             session_max: values.time("dashboard.session_max"),
@@ -339,6 +341,7 @@ max_backoff = \"18s\"
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
              default_ttl = \"22s\"\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             allowed_hosts = [\"gw\"]\nallowed_origins = [\"https://o\"]\n\
              [history]\nmax_memory = \"19MiB\"\nkeep = \"memory\"\nsave_every = \"20m\"\n\
              [[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
              [[push]]\nname = \"n\"\nurl = \"https://h/w?x=1\"\nauth = \"basic\"\ntoken_file = \"t\"\n\
@@ -385,6 +388,8 @@ max_backoff = \"18s\"
         assert_eq!((commands.max_count, commands.max_size, commands.max_in_flight), (18, 2000, 21));
         assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
+        assert_eq!(s.dashboard.allowed_hosts, ["gw"]);
+        assert_eq!(s.dashboard.allowed_origins, ["https://o"]);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
         let save_every = Duration::from_secs(1200);
         assert_eq!(s.history, History { max_memory: 19 << 20, on_disk: false, save_every });

@@ -402,6 +402,10 @@ pub struct Dashboard {
     pub session_idle: Duration,
     /// How long a session lasts at most.
     pub session_max: Duration,
+    /// Further names by which browsers may call the dashboard.
+    pub allowed_hosts: Vec<String>,
+    /// Pages of other origins that may talk to it.
+    pub allowed_origins: Vec<String>,
     /// Proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: Vec<IpAddr>,
 }

@@ -151,6 +151,8 @@ pub static KEYS: &[Key] = &[
     key("commands.max_in_flight", Integer(1, 1000), Toml("8"), Restart),
     key("commands.default_ttl", Time(SECOND, 7 * DAY), Toml("\"60s\""), Restart),
     key("dashboard.listen", Address, Toml("\"127.0.0.1:8080\""), Restart),
+    key("dashboard.allowed_hosts", Texts(&text::HOST), Toml("[]"), Restart),
+    key("dashboard.allowed_origins", Texts(&text::ORIGIN), Toml("[]"), Restart),
     key("dashboard.users", Path, Absent, Restart),
     key("dashboard.session_idle", Time(SECOND, 30 * DAY), Toml("\"12h\""), Restart),
     key("dashboard.session_max", Time(SECOND, 365 * DAY), Toml("\"7d\""), Restart),

@@ -39,7 +39,7 @@ pub static BROKER_URL: Rule = Rule {
     check: |text| broker(text).map(drop),
 };
 
-/// `devices.allowed_origins`.
+/// `devices.allowed_origins`, `dashboard.allowed_origins`.
 pub static ORIGIN: Rule =
     Rule { allowed: "https://HOST[:PORT] or http://HOST[:PORT], without a path", check: origin };
 
@@ -49,6 +49,18 @@ pub static IP: Rule = Rule {
     check: |text| match text.parse::<std::net::IpAddr>() {
         Ok(_) => Ok(()),
         Err(_) => Err(format!("{text:?} is not an IP address")),
+    },
+};
+
+/// `dashboard.allowed_hosts`.
+pub static HOST: Rule = Rule {
+    allowed: "a host name without scheme and port, such as \"gateway.example\"",
+    check: |text| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
+            return Ok(());
+        }
+        Err(format!("{text:?} is not a host name"))
     },
 };
 

@@ -26,6 +26,13 @@ impl TokenBucket {
         Self { rate, burst, tokens: burst, updated: now }
     }
 
+    /// Another rate and burst from `now` on. What there is stays, up to the new burst; a debt stays.
+    pub fn adjust(&mut self, rate: f64, burst: f64, now: Duration) {
+        self.refill(now);
+        let Self { rate, burst, .. } = Self::new(rate, burst, now);
+        *self = Self { rate, burst, tokens: self.tokens.min(burst), updated: self.updated };
+    }
+
     /// Whole tokens there now.
     pub fn available(&mut self, now: Duration) -> usize {
         self.refill(now);
@@ -178,6 +185,19 @@ mod tests {
         let wait = bucket.wait(SECOND);
         assert!(wait < Duration::from_millis(2001), "{wait:?}");
         assert_eq!(bucket.available(SECOND + wait), 1);
+    }
+
+    #[test]
+    fn another_rate_holds_from_then_on_and_gives_no_tokens_away() {
+        let mut bucket = TokenBucket::new(1.0, 10.0, SECOND);
+        bucket.take(14, SECOND);
+        bucket.adjust(100.0, 5.0, SECOND);
+        assert_eq!(bucket.available(SECOND), 0, "the debt stays");
+        assert!(bucket.wait(SECOND) < Duration::from_millis(100));
+        assert_eq!(bucket.available(2 * SECOND), 5, "no more than the new burst");
+        bucket.adjust(100.0, 50.0, 2 * SECOND);
+        assert_eq!(bucket.available(2 * SECOND), 5, "a larger burst fills in its time");
+        assert_eq!(bucket.available(3 * SECOND), 50);
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod http;
 mod hub;
 mod log;
 mod openapi;
+mod origin;
 mod patient;
 mod people;
 mod rates;
@@ -52,6 +53,7 @@ pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
 pub use self::history::Keeper as HistoryKeeper;
 use self::hub::Hub;
+pub use self::origin::Origins;
 use self::people::People;
 use crate::config::fault::Faults;
 use crate::config::users::watch::UsersWatch;
@@ -94,9 +96,8 @@ pub struct Context {
     pub audit: Arc<Audit>,
     /// The settings in force.
     pub settings: watch::Receiver<Arc<Settings>>,
-    /// Names by which browsers may call the dashboard, besides `localhost` and any IP address: the
-    /// host's own. Requests for other names are refused, which stops DNS rebinding.
-    pub allowed_hosts: Vec<String>,
+    /// The names by which browsers may call the dashboard, and the pages that may talk to it.
+    pub origins: Arc<Origins>,
 }
 
 impl std::fmt::Debug for Context {

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::commands::Peer;
-use super::http::{Refusal, check_origin};
+use super::http::Refusal;
+use super::origin::{Origins, check_origin};
 use super::sessions::{InUse, Session, Sessions};
 use super::slowdown::Slowdown;
 use crate::config;
@@ -95,6 +96,8 @@ pub(super) struct People {
     tls: bool,
     loopback: bool,
     proxies: Vec<IpAddr>,
+    /// Pages of other origins that may ask.
+    origins: Origins,
 }
 
 /// Why nobody is signed in.
@@ -126,6 +129,7 @@ impl People {
             audit,
             tls: settings.tls.is_some(),
             loopback: settings.listen.ip().is_loopback(),
+            origins: Origins::new(Vec::new(), settings.allowed_origins.clone()),
             proxies: settings.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
         }
     }
@@ -260,11 +264,12 @@ impl People {
         let headers = request.headers();
         let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         if changes {
-            check_origin(headers)?;
+            check_origin(headers, &self.origins)?;
         }
-        // A page that came without TLS may be anybody's.
-        let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
-        if self.tls && origin.is_some_and(|origin| origin.starts_with(b"http://")) {
+        // A page that came without TLS may be anybody's, unless the operator wants it.
+        let origin = headers.get(header::ORIGIN);
+        let plain = origin.is_some_and(|origin| origin.as_bytes().starts_with(b"http://"));
+        if self.tls && plain && !self.origins.lists(origin) {
             return Err(Refusal::foreign_origin());
         }
         // What a form of any page can send is not taken with the cookie that the browser adds, nor
@@ -486,6 +491,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 mod tests {
     use axum::body::Body;
 
+    use axum::http::HeaderValue;
+
     use super::*;
     use crate::host::clock::SystemClock;
 
@@ -494,6 +501,8 @@ mod tests {
             listen: "10.0.0.1:80".parse().unwrap(),
             tls: None,
             users: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
             session_idle: Duration::from_secs(60),
             session_max: Duration::from_secs(60),
             trusted_proxies: proxies.iter().map(|ip| ip.parse().unwrap()).collect(),

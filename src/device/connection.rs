@@ -51,13 +51,24 @@ pub(crate) struct Connection {
     /// A hand-over that has to wait; nothing is read meanwhile.
     submission: Option<Submission>,
     replies: Vec<GatewayMessage>,
-    /// When there are tokens again; nothing is read before.
-    rested_at: Option<Duration>,
+    rest: Rest,
+    /// When it was last shown that the device is over its rate.
+    slowed: f64,
     seen: f64,
     ping_due: bool,
     unflushed: bool,
     /// Nothing is read, and not through the device's own fault.
     paused: bool,
+}
+
+/// Whether the device is over its rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rest {
+    None,
+    /// Nothing is read before there are tokens again.
+    Until(Duration),
+    /// Now there are: what there is to read was held back.
+    Over,
 }
 
 /// Drives `connection` to its end.
@@ -133,7 +144,8 @@ impl Connection {
             greeted_by,
             submission: None,
             replies: Vec::new(),
-            rested_at: None,
+            rest: Rest::None,
+            slowed: 0.0,
             seen: 0.0,
             ping_due: false,
             unflushed: false,
@@ -159,7 +171,7 @@ impl Connection {
         } else {
             self.greeted_by
         };
-        shared.instant(self.rested_at.map_or(due, |rested| rested.min(due)))
+        shared.instant(if let Rest::Until(rested) = self.rest { rested.min(due) } else { due })
     }
 
     /// Does everything that can be done now; `news` if the link has something to say.
@@ -173,6 +185,7 @@ impl Connection {
             self.heed_link()?;
         }
         let now = self.shared().now();
+        self.heed_registry(now);
         if timer.as_mut().poll(cx).is_ready() {
             self.beat(now)?;
         }
@@ -217,8 +230,34 @@ impl Connection {
         // Fractions of the golden ratio lie evenly, however many there are.
         let spread = (self.presence.session().0 as f64 * 0.618_033_988_749_895).fract();
         self.heartbeat = Heartbeat::new(now, spread, &shared.rules);
-        let changes = shared.registry_changes();
-        self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
+        self.permissions.0 = shared.registry_changes();
+        self.permit(now);
+    }
+
+    fn rests(&self) -> bool {
+        matches!(self.rest, Rest::Until(_))
+    }
+
+    /// Looks again at what the device may do, if the registry has changed.
+    fn heed_registry(&mut self, now: Duration) {
+        let changes = self.shared().registry_changes();
+        if self.permissions.0 != changes && self.greeting.is_done() {
+            self.permissions.0 = changes;
+            self.permit(now);
+        }
+    }
+
+    /// Lets the device do what the registry says.
+    fn permit(&mut self, now: Duration) {
+        let shared = Arc::clone(self.shared());
+        let permitted = permissions(&shared.registry(), self.session.device());
+        if permitted.own != self.permissions.1.own {
+            let rate = shared.rate_of(&permitted.own);
+            self.bucket.adjust(rate.batches_per_second, rate.burst, now);
+            // How long that takes is worked out anew.
+            self.rest = Rest::None;
+        }
+        self.permissions.1 = permitted;
     }
 
     fn heed_link(&mut self) -> Result<(), End> {
@@ -247,8 +286,8 @@ impl Connection {
         if self.paused {
             self.heartbeat.heard(now);
         }
-        if self.rested_at.is_some_and(|rested| rested <= now) {
-            self.rested_at = None;
+        if matches!(self.rest, Rest::Until(rested) if rested <= now) {
+            self.rest = Rest::Over;
         }
         match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}
@@ -271,7 +310,7 @@ impl Connection {
         }
         let window = self.session.room(self.link.finished(), &self.presence.shared().rules);
         let window = usize::try_from(window).unwrap_or(usize::MAX);
-        let ours = if self.submission.is_some() || self.rested_at.is_some() { 0 } else { window };
+        let ours = if self.submission.is_some() || self.rests() { 0 } else { window };
         let paused = ours == 0;
         if self.paused && !paused {
             self.heartbeat.heard(now);
@@ -288,7 +327,7 @@ impl Connection {
         }
         let tokens = self.bucket.available(now);
         if tokens == 0 {
-            self.rested_at = Some(now + self.bucket.wait(now));
+            self.rest = Rest::Until(now + self.bucket.wait(now));
             self.paused = true;
             return Ok(Went::Waiting);
         }
@@ -296,6 +335,7 @@ impl Connection {
         let outcome = self.fill(cx, &mut inbox);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
+            self.note_rate(inbox.received.unix);
             self.heartbeat.heard(now);
             let received = inbox.received.unix;
             let since = received - self.seen;
@@ -304,6 +344,7 @@ impl Connection {
                 self.shared().context.feed.device_seen(self.session.device(), received);
             }
         }
+        self.rest = Rest::None;
         let filled = match outcome {
             Ok(filled) => filled,
             Err(end) => {
@@ -324,12 +365,16 @@ impl Connection {
         })
     }
 
+    /// Shows, now and then, that messages had to wait for the device's rate.
+    fn note_rate(&mut self, received: f64) {
+        if self.rest == Rest::Over && !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
+            self.slowed = received;
+            self.shared().show_slowed(self.session.device(), &self.permissions.1.own);
+        }
+    }
+
     fn fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<Filled, End> {
         let shared = Arc::clone(self.presence.shared());
-        let changes = shared.registry_changes();
-        if self.permissions.0 != changes && self.greeting.is_done() {
-            self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
-        }
         let Self { websocket, session, permissions, replies, greeting, link, presence, .. } = self;
         let mut mailbox =
             Mailbox { session, permissions: &permissions.1, replies, inbox, shared: &shared };

@@ -134,9 +134,11 @@ async fn negotiate(
 async fn secure(stream: TcpStream, acceptor: TlsAcceptor, shared: &Shared) -> io::Result<Socket> {
     // Who says nothing does not take a turn from those who do.
     stream.readable().await?;
-    // Never closed, so the error cannot happen; going on without a turn would do no harm.
-    let _turn = shared.tls_turns.acquire().await;
-    Ok(Socket::Tls(Box::new(acceptor.accept(stream).await?)))
+    let turn = shared.tls_turns.take().await;
+    tokio::select! {
+        accepted = acceptor.accept(stream) => Ok(Socket::Tls(Box::new(accepted?))),
+        () = turn.is_over() => Err(io::Error::other("too slow, and others wait for their turn")),
+    }
 }
 
 type Judged = Result<(Accepted, Vec<u8>), Rejection>;
@@ -221,13 +223,13 @@ fn authorize(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<
         }
     }
     let certified = match socket {
-        Socket::Plain(_) => false,
-        Socket::Tls(stream) => tls::certifies(stream, device),
+        Socket::Plain(_) => None,
+        Socket::Tls(stream) => tls::certificate_of(stream, device),
     };
     let registry = shared.registry();
     let token = request.token;
     Proof::check(shared.auth, &registry, device, token, certified, shared.unix()).ok_or_else(|| {
-        let turned_away = Some(TurnedAway::mistrusted(device, token, certified));
+        let turned_away = Some(TurnedAway::mistrusted(device, token, certified.is_some()));
         Rejection { refusal: Refusal::Unauthorized, turned_away }
     })
 }

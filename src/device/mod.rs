@@ -13,7 +13,7 @@
 //! writes what its [`Link`](crate::ports::Link) says.
 //!
 //! What bounds memory: connections in all and by address; 8 KiB of request head; TLS handshakes at
-//! a time; `max_frame` per message and a multiple of it on the wire; `window` and the common
+//! a time, of which none that stalls keeps another out; `max_frame` per message and a multiple of it on the wire; `window` and the common
 //! [`Budget`](crate::ports::Budget) for batches; a few unsent REJECTs, beyond which a device that
 //! does not read is not read from either.
 
@@ -36,6 +36,7 @@ mod submission;
 mod tests;
 mod tls;
 mod turned_away;
+mod turns;
 mod websocket;
 
 pub use listener::{ListenError, Listener};

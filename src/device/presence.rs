@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::sessions::{Proof, revoked};
+use super::sessions::{Proof, revoked, withdrawn};
 use super::shared::Shared;
 use crate::core::frame::Hello;
 use crate::core::ids::{DeviceId, SessionId};
@@ -89,6 +89,9 @@ impl Presence {
         }
         if !held.holds(&shared.registry(), device, now) {
             return Err(revoked());
+        }
+        if held.is_withdrawn(&shared.revoked.borrow()) {
+            return Err(withdrawn());
         }
         Ok(facts)
     }

@@ -9,6 +9,7 @@ use crate::config::registry::{Credential, Registry};
 use crate::core::ids::{DeviceId, SessionId};
 use crate::core::policy::Permissions;
 use crate::core::session::{Close, REPLACED, REVOKED};
+use crate::host::revoked::{CertificateId, Revoked};
 use crate::ports::{Link, Outbound};
 
 /// How a device proved who it is; to find out later whether that still holds.
@@ -18,8 +19,8 @@ pub(crate) enum Proof {
     Unasked,
     /// With a token of the registry.
     Token(Credential),
-    /// With a client certificate.
-    Certificate,
+    /// With this client certificate.
+    Certificate(CertificateId),
 }
 
 impl Proof {
@@ -34,7 +35,7 @@ impl Proof {
         registry: &Registry,
         device: &DeviceId,
         token: Option<&str>,
-        certified: bool,
+        certified: Option<CertificateId>,
         now: f64,
     ) -> Option<Self> {
         match auth {
@@ -42,7 +43,7 @@ impl Proof {
             Auth::Token => {
                 registry.credential(device, token.unwrap_or_default(), now).map(Self::Token)
             }
-            Auth::Mtls => (certified && admits(registry, device)).then_some(Self::Certificate),
+            Auth::Mtls => certified.filter(|_| admits(registry, device)).map(Self::Certificate),
         }
     }
 
@@ -51,8 +52,13 @@ impl Proof {
         match self {
             Self::Unasked => true,
             Self::Token(credential) => registry.still_valid(credential, device, now),
-            Self::Certificate => admits(registry, device),
+            Self::Certificate(_) => admits(registry, device),
         }
+    }
+
+    /// Whether it was a certificate that is on `revoked`.
+    pub(crate) fn is_withdrawn(&self, revoked: &Revoked) -> bool {
+        matches!(self, Self::Certificate(certificate) if revoked.lists(certificate))
     }
 
     fn is_token(&self) -> bool {
@@ -139,6 +145,23 @@ impl Sessions {
             .count()
     }
 
+    /// Closes every session whose certificate is on `revoked`.
+    pub(crate) fn withdraw(&self, revoked: &Revoked) {
+        for (device, live) in &self.by_device {
+            if live.proof.is_withdrawn(revoked) {
+                tracing::info!(%device, "certificate withdrawn: closing its connection");
+                close(&live.link, withdrawn());
+            }
+        }
+    }
+
+    /// Lets those connections look again at what their device may do whose limits are `other` ones
+    /// now: one that waits for its rate would not see it otherwise.
+    pub(crate) fn nudge(&self, other: impl Fn(&DeviceId) -> bool) {
+        let changed = self.by_device.iter().filter(|(device, _)| other(device));
+        changed.for_each(|(_, live)| live.link.nudge());
+    }
+
     /// Tells every connection to close.
     pub(crate) fn close_all(&self, reason: &Close) {
         let live = self.by_device.values().map(|live| &live.link);
@@ -156,6 +179,11 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
 /// What a session is told whose credentials do not hold any more.
 pub(crate) fn revoked() -> Close {
     Close::new(REVOKED, "credentials revoked: the token was replaced or the device removed")
+}
+
+/// What a session is told whose certificate was withdrawn.
+pub(crate) fn withdrawn() -> Close {
+    Close::new(REVOKED, "credentials revoked: the certificate is on the revocation list")
 }
 
 fn close(link: &Link, Close { code, reason }: Close) {

@@ -5,20 +5,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::refusal::Refusal;
 use super::sessions::Sessions;
+use super::turns::Turns;
 use crate::config::registry::Registry;
 use crate::config::{Auth, Devices, Rate};
 use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::policy::OwnLimits;
 use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
 use crate::core::senml::Limits;
 use crate::core::session::Rules;
+use crate::host::revoked::Revoked;
 use crate::metrics::{Metrics, Reason};
 use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock};
 
@@ -27,6 +30,9 @@ use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock
 const MAX_AHEAD: f64 = 86_400.0;
 /// TLS handshakes at a time; each holds some 30 KiB.
 const TLS_AT_A_TIME: usize = 256;
+/// How long a TLS handshake may take while others wait for their turn. Without others it has all
+/// of `devices.hello_timeout`.
+const TLS_SHARE: Duration = Duration::from_secs(2);
 /// Connections over a limit that get to hear so at a time; others are just dropped.
 const REFUSED_AT_A_TIME: usize = 64;
 /// Read buffer of a connection in bytes, which it always keeps. Bytes get there from one that all
@@ -38,6 +44,8 @@ const WRITE_BUFFER: usize = 4096;
 const FRAGMENTS: usize = 1024;
 /// The longest header of a fragment, in bytes.
 const FRAGMENT_HEADER: usize = 14;
+/// The code under which it is shown that a device is over its rate, as HTTP has it.
+const SLOWED: u64 = 429;
 
 /// What the listener needs of the rest of the program.
 #[derive(Clone)]
@@ -66,7 +74,9 @@ pub(crate) struct Shared {
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) hello_timeout: Duration,
     pub(crate) sessions: Mutex<Sessions>,
-    pub(crate) tls_turns: Semaphore,
+    pub(crate) tls_turns: Arc<Turns>,
+    /// Client certificates that were withdrawn.
+    pub(crate) revoked: watch::Receiver<Arc<Revoked>>,
     rate: Rate,
     started: Instant,
     connections: Mutex<Connections>,
@@ -79,7 +89,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: &Devices, context: Context) -> Self {
+    pub(crate) fn new(
+        settings: &Devices,
+        context: Context,
+        revoked: watch::Receiver<Arc<Revoked>>,
+    ) -> Self {
         let max_connections = settings.max_connections;
         let websocket = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -102,7 +116,11 @@ impl Shared {
             allowed_origins: settings.allowed_origins.clone(),
             hello_timeout: settings.hello_timeout,
             sessions: Mutex::default(),
-            tls_turns: Semaphore::new(TLS_AT_A_TIME),
+            tls_turns: Arc::new(Turns::new(
+                TLS_AT_A_TIME,
+                TLS_SHARE.min(settings.hello_timeout / 2),
+            )),
+            revoked,
             rate: settings.rate,
             started: Instant::now(),
             connections: Mutex::new(Connections::new(
@@ -152,6 +170,29 @@ impl Shared {
 
     pub(crate) fn bucket(&self) -> TokenBucket {
         TokenBucket::new(self.rate.batches_per_second, self.rate.burst, self.now())
+    }
+
+    /// How many batches per second a device may send in the long run, and how many at once.
+    pub(crate) fn rate_of(&self, own: &OwnLimits) -> Rate {
+        Rate {
+            batches_per_second: own.batches_per_second.unwrap_or(self.rate.batches_per_second),
+            burst: own.burst.unwrap_or(self.rate.burst),
+        }
+    }
+
+    /// Shows that a device is read more slowly than it sends.
+    pub(crate) fn show_slowed(&self, device: &DeviceId, own: &OwnLimits) {
+        let rule = match own.batches_per_second.or(own.burst) {
+            Some(_) => "rate in the registry",
+            None => "devices.rate",
+        };
+        let Rate { batches_per_second, burst } = self.rate_of(own);
+        let reason = format!(
+            "sends faster than {batches_per_second} batches a second with a burst of {burst} \
+             ({rule}): read more slowly, nothing is lost"
+        );
+        let (kind, code, time) = (RefusedKind::Rate, SLOWED, self.unix());
+        self.context.feed.refused(device, &Refused { kind, code, reason: &reason, time });
     }
 
     /// Bytes that may arrive for one message.

@@ -56,4 +56,8 @@ mod session;
 #[cfg(test)]
 mod spool_tools;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod uplink;
+#[cfg(test)]
+mod why;
