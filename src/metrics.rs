@@ -57,7 +57,7 @@ pub struct PushDrop {
 pub const PUSH_DROPS: [&str; 3] = ["overflow", "refused", "stopped"];
 
 /// Why a connection may be refused before the upgrade.
-pub const REFUSALS: [&str; 12] = [
+pub const REFUSALS: [&str; 16] = [
     "bad-handshake",
     "unauthorized",
     "origin",
@@ -66,8 +66,12 @@ pub const REFUSALS: [&str; 12] = [
     "plain-http",
     "version",
     "address-limit",
+    "address-rate",
+    "device-limit",
     "full",
+    "busy",
     "stopping",
+    "proxy",
     "timeout",
     "tls",
 ];

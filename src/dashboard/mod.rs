@@ -12,6 +12,7 @@
 
 mod api;
 mod assets;
+mod behind;
 mod commands;
 mod feed;
 mod gateway;
@@ -174,10 +175,12 @@ pub fn start(
     let (end, ended) = oneshot::channel();
     let hub = Hub::new(context);
     let certificates = tls.clone();
+    let proxies = Arc::new(settings.proxies.clone());
     std::thread::Builder::new()
         .name("dashboard".to_owned())
         .spawn(move || {
-            let in_time = runtime.block_on(server::run(listener, certificates, hub, stopping));
+            let in_time =
+                runtime.block_on(server::run(listener, certificates, proxies, hub, stopping));
             drop(runtime);
             // Nobody may be waiting.
             let _ = end.send(in_time);

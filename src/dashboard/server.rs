@@ -14,11 +14,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::commands::Peer;
+use super::behind;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
 use super::stream::MAX_VIEWERS;
+use crate::config::Proxies;
 use crate::host::tls::TlsSlot;
 
 /// Connections at a time that are not upgraded (viewers have [`MAX_VIEWERS`] besides).
@@ -55,6 +56,7 @@ impl Stopping {
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<TlsSlot>,
+    proxies: Arc<Proxies>,
     hub: Arc<Hub>,
     signal: watch::Receiver<Duration>,
 ) -> bool {
@@ -63,7 +65,7 @@ pub(super) async fn run(
     let router = http::router(Arc::clone(&hub)).layer(Extension(stopping.clone()));
     let mut stop = stopping.clone();
     tokio::select! {
-        () = accept(&listener, tls.as_ref(), &router, &stopping) => {}
+        () = accept(&listener, tls.as_ref(), &proxies, &router, &stopping) => {}
         () = hub.run() => {}
         () = hub.watch_flow() => {}
         () = stop.wait() => {}
@@ -77,6 +79,7 @@ pub(super) async fn run(
 async fn accept(
     listener: &TcpListener,
     tls: Option<&TlsSlot>,
+    proxies: &Arc<Proxies>,
     router: &Router,
     stopping: &Stopping,
 ) {
@@ -103,13 +106,15 @@ async fn accept(
             }
             continue;
         };
-        let (tls, router, stopping) = (
-            tls.map(TlsSlot::acceptor),
-            router.clone().layer(Extension(Peer(peer))),
-            stopping.clone(),
-        );
+        let (tls, router, stopping) =
+            (tls.map(TlsSlot::acceptor), router.clone(), stopping.clone());
+        let proxies = Arc::clone(proxies);
         tokio::spawn(async move {
-            connection(stream, tls, router, stopping).await;
+            let mut stream = stream;
+            let introduced = behind::introduce(&mut stream, peer, proxies, router);
+            if let Ok(Some(router)) = timeout(HEADER_DEADLINE, introduced).await {
+                connection(stream, tls, router, stopping).await;
+            }
             drop(place);
         });
     }

@@ -26,7 +26,7 @@ use crate::core::frame::GatewayMessage;
 use crate::core::ids::DeviceId;
 use crate::core::policy::Permissions;
 use crate::core::quota::TokenBucket;
-use crate::core::session::{Beat, Close, Heartbeat, Session};
+use crate::core::session::{Beat, Close, Heartbeat, OVERLOADED, Session};
 use crate::ports::{DeviceEvent, Link, Outbound, Resume};
 
 /// Messages handled in one go before others get their turn.
@@ -48,6 +48,7 @@ pub(crate) struct Connection {
     greeted_by: Duration,
     heartbeat: Heartbeat,
     bucket: TokenBucket,
+    byte_bucket: TokenBucket,
     /// A hand-over that has to wait; nothing is read meanwhile.
     submission: Option<Submission>,
     replies: Vec<GatewayMessage>,
@@ -56,6 +57,8 @@ pub(crate) struct Connection {
     seen: f64,
     ping_due: bool,
     unflushed: bool,
+    /// While the device takes nothing: what it had taken by then, and until when it may go on so.
+    stuck: Option<(u64, Duration)>,
     /// Nothing is read, and not through the device's own fault.
     paused: bool,
 }
@@ -124,6 +127,7 @@ impl Connection {
             websocket,
             heartbeat: Heartbeat::new(shared.now(), 1.0, &shared.rules),
             bucket: shared.bucket(),
+            byte_bucket: shared.byte_bucket(),
             permissions: (shared.registry_changes(), Arc::default()),
             presence: Presence::begin(shared, device.clone(), &link),
             session: Session::new(device),
@@ -137,6 +141,7 @@ impl Connection {
             seen: 0.0,
             ping_due: false,
             unflushed: false,
+            stuck: None,
             paused: false,
         }
     }
@@ -159,7 +164,8 @@ impl Connection {
         } else {
             self.greeted_by
         };
-        shared.instant(self.rested_at.map_or(due, |rested| rested.min(due)))
+        let stuck = self.stuck.map(|(_, until)| until);
+        shared.instant(self.rested_at.into_iter().chain(stuck).fold(due, Duration::min))
     }
 
     /// Does everything that can be done now; `news` if the link has something to say.
@@ -186,7 +192,7 @@ impl Connection {
                 self.submission = None;
                 submitted.map_err(|EngineGone| End::Close(restarting()))?;
             }
-            self.write(cx)?;
+            self.write(cx, now)?;
             match self.read(cx, now)? {
                 Went::Waiting => break,
                 Went::Handed => {}
@@ -197,7 +203,7 @@ impl Connection {
                 }
             }
         }
-        self.write(cx)?;
+        self.write(cx, now)?;
         let wake_at = self.wake_at();
         if wake_at != timer.deadline() || timer.is_elapsed() {
             timer.as_mut().reset(wake_at);
@@ -240,6 +246,10 @@ impl Connection {
     }
 
     fn beat(&mut self, now: Duration) -> Result<(), End> {
+        if self.stuck.is_some_and(|(_, until)| until <= now) {
+            let reason = "overloaded: this device does not read";
+            return Err(End::Close(Close::new(OVERLOADED, reason)));
+        }
         if !self.greeting.is_done() {
             let late = now >= self.greeted_by;
             return if late { Err(End::Close(self.greeting.late(self.shared()))) } else { Ok(()) };
@@ -287,13 +297,21 @@ impl Connection {
             return Ok(Went::Waiting);
         }
         let tokens = self.bucket.available(now);
-        if tokens == 0 {
-            self.rested_at = Some(now + self.bucket.wait(now));
+        let empty = if tokens == 0 {
+            Some(&mut self.bucket)
+        } else if self.byte_bucket.available(now) == 0 {
+            Some(&mut self.byte_bucket)
+        } else {
+            None
+        };
+        if let Some(bucket) = empty {
+            self.rested_at = Some(now + bucket.wait(now));
             self.paused = true;
             return Ok(Went::Waiting);
         }
         let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens));
         let outcome = self.fill(cx, &mut inbox);
+        self.byte_bucket.take(inbox.bytes, now);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
             self.heartbeat.heard(now);
@@ -366,16 +384,23 @@ impl Connection {
     }
 
     /// Writes what there is to say, unless the device still has to take what was said before.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    fn write(&mut self, cx: &mut Context<'_>, now: Duration) -> Result<(), End> {
         let rules = &self.presence.shared().rules;
         let failed = |error| End::of(error, rules);
         loop {
             if self.unflushed {
                 match self.websocket.poll_flush(cx) {
-                    Poll::Pending => return Ok(()),
+                    Poll::Pending => {
+                        let written = self.websocket.written();
+                        if self.stuck.is_none_or(|(before, _)| before != written) {
+                            self.stuck = Some((written, now + self.shared().write_timeout));
+                        }
+                        return Ok(());
+                    }
                     Poll::Ready(flushed) => flushed.map_err(failed)?,
                 }
                 self.unflushed = false;
+                self.stuck = None;
             }
             let (acked, repeats) = (self.link.acked(), self.link.repeats());
             let ack = self.session.ack(acked, repeats);

@@ -16,7 +16,7 @@ use crate::core::session::{Session, Step};
 use crate::metrics::Code;
 use crate::ports::{Refused, RefusedKind};
 
-/// Bytes of messages after which one go is over.
+/// Bytes after which one go is over.
 const BYTES_AT_A_TIME: usize = 128 * 1024;
 /// REJECTs that wait to be written before the device is not read from.
 pub(super) const REPLIES_AT_A_TIME: usize = 16;
@@ -62,14 +62,15 @@ impl Mailbox<'_> {
         pinged: &mut bool,
     ) -> Result<Filled, End> {
         while self.inbox.messages < self.inbox.room && self.inbox.bytes < BYTES_AT_A_TIME {
-            let message = match reading.poll_next(cx) {
+            let next = reading.poll_next(cx);
+            self.inbox.bytes = reading.bytes();
+            let message = match next {
                 Poll::Pending => return Ok(Filled::Drained),
                 Poll::Ready(message) => {
                     message.map_err(|error| End::of(error, &self.shared.rules))?
                 }
             };
             self.inbox.messages += 1;
-            self.inbox.bytes += message.len();
             match message {
                 Message::Binary(bytes) => {
                     let step = self.judge(&bytes)?;

@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketC
 
 use super::socket::Socket;
 
+/// The header of a control frame from a client, in bytes (RFC 6455 section 5.2: two and the mask).
+const CONTROL_HEADER: usize = 6;
 /// Most bytes that one system call brings.
 const BURST: usize = 16 * 1024;
 
@@ -34,6 +36,8 @@ pub(crate) struct WebSocket {
     left: usize,
     /// The same when a message begins.
     allowance: usize,
+    /// Bytes that the socket has taken since the beginning.
+    written: u64,
 }
 
 /// The error of a read when a message has too many fragments. It is inside an [`io::Error`].
@@ -54,6 +58,8 @@ pub(crate) struct Reading<'a> {
 struct Arrivals<'a> {
     left_over: Vec<u8>,
     taken: usize,
+    /// Bytes that were taken in this go.
+    count: usize,
     buffer: &'a mut [u8],
     from: usize,
     to: usize,
@@ -68,14 +74,14 @@ impl WebSocket {
         allowance: usize,
     ) -> Self {
         let context = WebSocketContext::new(Role::Server, Some(config));
-        Self { socket, context, unread: early, left: allowance, allowance }
+        Self { socket, context, unread: early, left: allowance, allowance, written: 0 }
     }
 
     /// Calls `read` with what reads messages.
     pub(crate) fn read<T>(&mut self, read: impl FnOnce(&mut Reading<'_>) -> T) -> T {
         ARRIVALS.with_borrow_mut(|buffer| {
             let left_over = std::mem::take(&mut self.unread);
-            let arrivals = Arrivals { left_over, taken: 0, buffer, from: 0, to: 0 };
+            let arrivals = Arrivals { left_over, taken: 0, count: 0, buffer, from: 0, to: 0 };
             let mut reading = Reading { websocket: self, arrivals };
             let result = read(&mut reading);
             let Reading { websocket, arrivals } = reading;
@@ -86,8 +92,8 @@ impl WebSocket {
 
     /// Adds `message` to what is to be sent; it goes with the next flush, or before.
     pub(crate) fn queue(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Error> {
-        let Self { socket, context, .. } = self;
-        match context.write(&mut Io { socket, cx, source: None }, message) {
+        let Self { socket, context, written, .. } = self;
+        match context.write(&mut Io { socket, cx, written, source: None }, message) {
             // It was taken all the same.
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => result,
@@ -96,13 +102,18 @@ impl WebSocket {
 
     /// Sends what is queued, pongs and the answer to a Close included.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { socket, context, .. } = self;
-        match context.flush(&mut Io { socket, cx, source: None }) {
+        let Self { socket, context, written, .. } = self;
+        match context.flush(&mut Io { socket, cx, written, source: None }) {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             // The closing handshake is complete with this.
             Err(Error::ConnectionClosed) => Poll::Ready(Ok(())),
             result => Poll::Ready(result),
         }
+    }
+
+    /// Bytes that the socket has taken since the beginning.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// The socket alone.
@@ -112,14 +123,26 @@ impl WebSocket {
 }
 
 impl Reading<'_> {
+    /// Bytes that this go has taken, of whole messages and of parts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arrivals.count
+    }
+
     /// The next message; `Pending` when all that has arrived is read.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
-        let WebSocket { socket, context, left, allowance, .. } = &mut *self.websocket;
+        let WebSocket { socket, context, left, allowance, written, .. } = &mut *self.websocket;
         let source = Some(Source { arrivals: &mut self.arrivals, left });
-        match context.read(&mut Io { socket, cx, source }) {
+        match context.read(&mut Io { socket, cx, written, source }) {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             Ok(message) => {
-                *left = *allowance;
+                *left = match &message {
+                    // They may stand between the fragments of a message, and must not make its
+                    // allowance new.
+                    Message::Ping(control) | Message::Pong(control) => {
+                        *allowance.min(&mut (*left + control.len() + CONTROL_HEADER))
+                    }
+                    _ => *allowance,
+                };
                 Poll::Ready(Ok(message))
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -136,6 +159,7 @@ impl Arrivals<'_> {
     }
 
     fn take(&mut self, count: usize) {
+        self.count += count;
         if self.taken < self.left_over.len() {
             self.taken += count;
         } else {
@@ -157,6 +181,7 @@ impl Arrivals<'_> {
 struct Io<'a, 'b, 'c> {
     socket: &'a mut Socket,
     cx: &'a mut Context<'b>,
+    written: &'a mut u64,
     source: Option<Source<'a, 'c>>,
 }
 
@@ -196,7 +221,11 @@ impl Write for Io<'_, '_, '_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match Pin::new(&mut *self.socket).poll_write(self.cx, buf) {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(written) => written,
+            Poll::Ready(written) => {
+                let written = written?;
+                *self.written += written as u64;
+                Ok(written)
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod journal;
 pub mod logging;
 pub mod machine;
 pub mod notify;
+pub mod proxied;
 pub mod signals;
 pub mod tail;
 pub mod tls;

@@ -52,7 +52,11 @@ impl Gateway {
     }
 
     pub(crate) fn of(context: Context) -> Self {
-        let settings = config::Dashboard { listen: "127.0.0.1:0".parse().unwrap(), tls: None };
+        let settings = config::Dashboard {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            proxies: config::Proxies::default(),
+            tls: None,
+        };
         Self {
             fleet: Arc::clone(&context.fleet),
             health: Arc::clone(&context.health),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::harness::*;
-use crate::config::{Devices, Rate};
+use crate::config::Devices;
 use crate::core::frame::GatewayMessage;
 use crate::ports::{DeviceEvent, Outbound, Submitted};
 
@@ -137,7 +137,7 @@ async fn what_was_sent_before_the_end_of_a_connection_arrives() {
 
 #[tokio::test]
 async fn over_its_rate_a_device_is_read_slower() {
-    let rate = Rate { batches_per_second: 50.0, burst: 10.0 };
+    let rate = rate(50.0, 10.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let began = Instant::now();
     let (mut client, link) = bench.greeted("kiln-3").await;
@@ -152,7 +152,7 @@ async fn over_its_rate_a_device_is_read_slower() {
 
 #[tokio::test]
 async fn pings_count_against_the_rate() {
-    let rate = Rate { batches_per_second: 50.0, burst: 10.0 };
+    let rate = rate(50.0, 10.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let (mut client, _link) = bench.greeted("kiln-3").await;
     let began = Instant::now();
