@@ -1,7 +1,7 @@
-import { defineConfig } from 'vite';
+import { defineConfig, loadEnv } from 'vite';
 
 // `npm run dev` serves the page with a running gateway behind it.
-const gateway = process.env['TIDEGATE_URL'] ?? 'http://127.0.0.1:8080';
+const gateway = loadEnv('', '.', 'TIDEGATE_')['TIDEGATE_URL'] ?? 'http://127.0.0.1:8080';
 
 export default defineConfig({
   esbuild: { jsx: 'automatic', jsxImportSource: 'preact', legalComments: 'none' },
@@ -13,6 +13,7 @@ export default defineConfig({
     reportCompressedSize: false,
   },
   server: {
-    proxy: { '/api': { target: gateway, ws: true, changeOrigin: true } },
+    // Host and origin stay those of the page, as the gateway wants them.
+    proxy: { '/api': { target: gateway, ws: true } },
   },
 });

@@ -2,8 +2,8 @@
 //!
 //! Order matters at both ends. At the start, everything that can fail fails before the service is
 //! reported ready: the spool is opened, the addresses are bound. At the end, devices are sent away
-//! first, then the engine settles what it has, then the spool and the uplink close, and the
-//! dashboard goes last, so that it can show all of it.
+//! first, then the engine settles what it has, then the spool and the uplink close, then the history is
+//! saved, and the dashboard goes last, so that it can show all of it.
 
 use std::fmt::Display;
 use std::io;
@@ -22,7 +22,8 @@ use crate::config::watch::{FileWatch, RegistryWatch};
 use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
 use crate::core::discovery::{Payload, Place};
-use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet};
+use crate::core::ids::DeviceId;
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::clock::SystemClock;
@@ -50,6 +51,8 @@ const READ_AHEAD: usize = 1 << 20;
 const IDLE_RUNS: usize = 100_000;
 /// How long pushes get to send what waits, as far as the grace time goes.
 const LAST_PUSHES: Duration = Duration::from_secs(1);
+/// How long the last part of the history gets to be saved.
+const LAST_HISTORY: Duration = Duration::from_secs(1);
 /// How long the dashboard gets to finish its answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -125,6 +128,31 @@ struct Gateway {
     pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
     wear: Arc<Wear>,
+    history: Option<HistoryKeeper>,
+}
+
+/// What nearly everything is given a share of.
+struct Base {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    health: Arc<Health>,
+    fleet: Arc<Fleet>,
+    budget: Arc<Budget>,
+    wear: Arc<Wear>,
+}
+
+impl Base {
+    fn new(settings: &Settings) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Self {
+            metrics: Arc::new(Metrics::new()),
+            health: Arc::new(Health::default()),
+            fleet: Arc::new(Fleet::new().with_history(settings.history.max_memory)),
+            budget: Arc::new(Budget::new(settings.devices.max_unsettled)),
+            wear: Arc::new(Wear::new(clock.clone())),
+            clock,
+        }
+    }
 }
 
 impl Gateway {
@@ -134,18 +162,13 @@ impl Gateway {
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let wear = Arc::new(Wear::new(clock.clone()));
-        let metrics = Arc::new(Metrics::new());
-        let health = Arc::new(Health::default());
-        let fleet = Arc::new(Fleet::new());
-        let budget = Arc::new(Budget::new(settings.devices.max_unsettled));
+        let base = Base::new(&settings);
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
 
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
-        let publisher = uplink(&settings, &health, &metrics, &clock)?;
+        let publisher = uplink(&settings, &base)?;
         let listener = Listener::bind(&settings.devices)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
@@ -156,28 +179,28 @@ impl Gateway {
             dashboard::Context {
                 gateway: settings.gateway.id.clone(),
                 version: env!("CARGO_PKG_VERSION").into(),
-                fleet: fleet.clone(),
-                health: health.clone(),
-                metrics: metrics.clone(),
+                fleet: base.fleet.clone(),
+                health: base.health.clone(),
+                metrics: base.metrics.clone(),
                 commands: commands.clone(),
-                clock: clock.clone(),
-                wear: wear.clone(),
+                clock: base.clock.clone(),
+                wear: base.wear.clone(),
                 started,
                 listening: listening.clone(),
-                budget: budget.clone(),
+                budget: base.budget.clone(),
                 log: logging.tail(),
                 settings: in_force.subscribe(),
                 allowed_hosts: own_names(),
             },
         )?;
-        let spool = open_spool(&settings, &health, &clock)?;
-        let pushes = pushes(&settings, &health, &metrics, &clock)?;
-        let mut feeds: Vec<Arc<dyn Feed>> = vec![fleet.clone()];
-        feeds.extend(pushes.as_ref().map(PushHandle::feed));
-        let feed = Feeds::join(feeds);
-        let ledger = ledger::open(&settings.gateway.data_dir, health.clone(), clock.clone())?;
+        let spool = open_spool(&settings, &base)?;
+        let pushes = pushes(&settings, &base)?;
+        let feed = feed(&base.fleet, pushes.as_ref());
+        let ledger =
+            ledger::open(&settings.gateway.data_dir, base.health.clone(), base.clock.clone())?;
         // The spool holds the folder's lock from here on.
-        wear.keep_in(&settings.gateway.data_dir);
+        base.wear.keep_in(&settings.gateway.data_dir);
+        let history = history(&settings, &base, devices.clone());
 
         let (events, inbox) = mpsc::channel(INBOX);
         let pulse = Arc::new(Pulse::default());
@@ -191,16 +214,16 @@ impl Gateway {
                 requests,
                 permits: permits(&settings, devices.clone()),
                 book: commands.book,
-                metrics: metrics.clone(),
+                metrics: base.metrics.clone(),
                 seed: rand::random(),
             },
             inbox,
             Shared {
-                clock: clock.clone(),
-                budget: budget.clone(),
+                clock: base.clock.clone(),
+                budget: base.budget.clone(),
                 feed: feed.clone(),
-                metrics: metrics.clone(),
-                health,
+                metrics: base.metrics.clone(),
+                health: base.health.clone(),
                 pulse: pulse.clone(),
             },
         )
@@ -211,14 +234,14 @@ impl Gateway {
         let context = device::Context {
             gateway: settings.gateway.id.clone(),
             events,
-            budget,
+            budget: base.budget,
             registry: devices.clone(),
             feed,
-            metrics,
-            clock,
+            metrics: base.metrics,
+            clock: base.clock,
         };
         // Ends with the runtime.
-        tokio::spawn(show_registered(settings.devices.auth, fleet, devices.clone()));
+        tokio::spawn(show_registered(settings.devices.auth, base.fleet, devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
@@ -236,7 +259,8 @@ impl Gateway {
             dashboard,
             pushes,
             listening,
-            wear,
+            wear: base.wear,
+            history,
         })
     }
 
@@ -284,6 +308,9 @@ impl Gateway {
         // Not before: the engine settles what the connections hand over to the last.
         drop(self.stop_engine);
         let engine = self.engine.await.map_err(|error| failed("engine", Some(error)));
+        if let Some(history) = self.history {
+            history.stop(LAST_HISTORY).await;
+        }
         self.wear.save();
         if let Some(pushes) = self.pushes {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -342,40 +369,54 @@ impl Gateway {
     }
 }
 
-fn open_spool(
-    settings: &Settings,
-    health: &Arc<Health>,
-    clock: &Arc<dyn Clock>,
-) -> Result<SledSpool, AppError> {
+fn open_spool(settings: &Settings, base: &Base) -> Result<SledSpool, AppError> {
     notify::status("opening the spool");
     let path = &settings.gateway.data_dir;
     std::fs::create_dir_all(path)
         .map_err(|error| AppError::DataDir { path: path.clone(), error })?;
-    Ok(spool::open(path, &settings.spool, health.clone(), clock.clone())?)
+    Ok(spool::open(path, &settings.spool, base.health.clone(), base.clock.clone())?)
 }
 
-fn uplink(
+/// What saves the history, unless it is to be kept in memory only.
+fn history(
     settings: &Settings,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-) -> Result<MqttPublisher, UplinkError> {
+    base: &Base,
+    registry: watch::Receiver<Arc<Registry>>,
+) -> Option<HistoryKeeper> {
+    if !settings.history.on_disk || settings.history.max_memory == 0 {
+        return None;
+    }
+    let (data_dir, every) = (&settings.gateway.data_dir, settings.history.save_every);
+    let auth = settings.devices.auth;
+    let wanted = move |device: &DeviceId| {
+        let registry = registry.borrow();
+        !decides(auth, &registry) || registry.get(device).is_some()
+    };
+    let (fleet, metrics) = (base.fleet.clone(), base.metrics.clone());
+    let clock = base.clock.clone();
+    HistoryKeeper::start(data_dir, every, fleet, Box::new(wanted), metrics, clock)
+}
+
+fn uplink(settings: &Settings, base: &Base) -> Result<MqttPublisher, UplinkError> {
     let id = &settings.gateway.id;
-    let (health, metrics, clock) = (health.clone(), metrics.clone(), clock.clone());
+    let (health, metrics) = (base.health.clone(), base.metrics.clone());
+    let clock = base.clock.clone();
     Ok(MqttPublisher::new(&settings.mqtt, id, health, metrics, clock)?.taking_requests())
 }
 
-fn pushes(
-    settings: &Settings,
-    health: &Arc<Health>,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Option<PushHandle>, PushError> {
+/// Where ingestion shows what happens: to the dashboard, and to the pushes where there are any.
+fn feed(fleet: &Arc<Fleet>, pushes: Option<&PushHandle>) -> Arc<dyn Feed> {
+    let mut feeds: Vec<Arc<dyn Feed>> = vec![fleet.clone()];
+    feeds.extend(pushes.map(PushHandle::feed));
+    Feeds::join(feeds)
+}
+
+fn pushes(settings: &Settings, base: &Base) -> Result<Option<PushHandle>, PushError> {
     let context = push::Context {
         gateway: settings.gateway.id.clone(),
-        health: health.clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
+        health: base.health.clone(),
+        metrics: base.metrics.clone(),
+        clock: base.clock.clone(),
     };
     push::start(&settings.pushes, &context)
 }

@@ -82,6 +82,9 @@ const REJECT_CODES: [&str; 5] = ["1", "2", "3", "4", "5"];
 /// Why a message on a command topic may not be taken as a request.
 pub const REQUESTS_IGNORED: [&str; 4] = ["retained", "too-large", "overflow", "foreign-topic"];
 
+/// Why a reading is in no history.
+pub const HISTORY_REFUSALS: [&str; 3] = ["memory", "late", "clock"];
+
 /// The counters. Cloning is not needed: share it in an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -182,6 +185,16 @@ pub struct Metrics {
     pub push_queued: Family<Push, Gauge>,
     /// Requests of a push that failed or were refused.
     pub push_errors: Family<Push, Counter>,
+    /// Names of readings that have a history. This and the next two are read when asked for.
+    pub history_series: Gauge,
+    /// Bytes of memory that the history takes.
+    pub history_bytes: Gauge,
+    /// Readings that are in no history, by [`Reason`].
+    pub history_refused: Family<Reason, Counter>,
+    /// Times the history was written to disk.
+    pub history_saves: Counter,
+    /// Times it could not be written.
+    pub history_save_failures: Counter,
 }
 
 impl Default for Metrics {
@@ -248,6 +261,11 @@ impl Metrics {
             push_dropped: Family::default(),
             push_queued: Family::default(),
             push_errors: Family::default(),
+            history_series: Gauge::default(),
+            history_bytes: Gauge::default(),
+            history_refused: Family::default(),
+            history_saves: Counter::default(),
+            history_save_failures: Counter::default(),
         };
         metrics.register();
         metrics.prepare();
@@ -327,6 +345,19 @@ impl Metrics {
         r.register("push_dropped", "Readings not pushed", self.push_dropped.clone());
         r.register("push_queued", "Readings waiting to be pushed", self.push_queued.clone());
         r.register("push_errors", "Requests of a push that failed", self.push_errors.clone());
+        r.register("history_series", "Names that have a history", self.history_series.clone());
+        r.register("history_bytes", "Memory that the history takes", self.history_bytes.clone());
+        r.register(
+            "history_refused",
+            "Readings that are in no history",
+            self.history_refused.clone(),
+        );
+        r.register("history_saves", "Times the history was saved", self.history_saves.clone());
+        r.register(
+            "history_save_failures",
+            "Times the history could not be saved",
+            self.history_save_failures.clone(),
+        );
     }
 
     /// Series that must be there from the start: an alert on an increase misses the first one of
@@ -347,6 +378,9 @@ impl Metrics {
         }
         for reason in REQUESTS_IGNORED {
             drop(self.requests_ignored.get_or_create(&Reason { reason }));
+        }
+        for reason in HISTORY_REFUSALS {
+            drop(self.history_refused.get_or_create(&Reason { reason }));
         }
         for path in ["published", "spooled"] {
             drop(self.ack_seconds.get_or_create(&Path { path }));

@@ -3,10 +3,11 @@
 
 import { useSignalEffect } from '@preact/signals';
 
-import { choose, language, LANGUAGES, locale, texts, type Language } from './i18n/index.ts';
-import { moment } from './format/times.ts';
-import { second } from './state/clock.ts';
-import { connection, reconnect, status } from './state/gateway.ts';
+import { texts } from './i18n/index.ts';
+import { Banner } from './parts/banner.tsx';
+import { LanguageChoice } from './parts/language.tsx';
+import { UplinkNotice } from './parts/uplink.tsx';
+import { connection, status } from './state/gateway.ts';
 import { href, route } from './state/router.ts';
 import { DeviceView } from './views/device/view.tsx';
 import { GatewayView } from './views/gateway/view.tsx';
@@ -19,8 +20,7 @@ export function Shell() {
   const link = connection.value.state;
   const name = status.value?.gateway ?? 'tidegate';
   useSignalEffect(() => {
-    const wrong = connection.value.state === 'lost' || status.value?.uplink.state === 'disconnected';
-    document.title = `${wrong ? '⚠ ' : ''}${status.value?.gateway ?? 'tidegate'}`;
+    document.title = title();
   });
   const current = (view: string) => ((at.view === 'device' ? 'overview' : at.view) === view ? 'page' : undefined);
   return (
@@ -37,10 +37,11 @@ export function Shell() {
           <a href={href({ view: 'gateway' })} aria-current={current('gateway')}>{words.gateway}</a>
         </nav>
         <LanguageChoice />
-        <p class="link"><span class="dot" />{words.link[link]}</p>
+        <p class="link" role="status"><span class="dot" />{words.link[link]}</p>
       </header>
       <Banner />
       <main id="content" tabIndex={-1}>
+        {at.view !== 'overview' && <UplinkNotice />}
         {at.view === 'device' ? <DeviceView key={at.id} id={at.id} />
           : at.view === 'gateway' ? <GatewayView /> : <Overview />}
       </main>
@@ -48,44 +49,18 @@ export function Shell() {
   );
 }
 
+// For whoever has the page in a tab behind others.
+function title(): string {
+  const at = route.value;
+  const words = texts.value.shell;
+  const name = status.value?.gateway ?? 'tidegate';
+  const view = at.view === 'device' ? at.id : at.view === 'gateway' ? words.gateway : null;
+  const wrong = connection.value.state === 'lost' || status.value?.uplink.state === 'disconnected';
+  return `${wrong ? '⚠ ' : ''}${view === null ? name : `${view} · ${name}`}`;
+}
+
 // The address behind # names the view, so the link must not change it.
 function skip(event: MouseEvent): void {
   event.preventDefault();
   document.getElementById('content')?.focus();
-}
-
-function LanguageChoice() {
-  return (
-    <select
-      class="language"
-      aria-label={texts.value.shell.language}
-      value={language.value}
-      onChange={(event) => choose(event.currentTarget.value as Language)}
-    >
-      {Object.entries(LANGUAGES).map(([tag, name]) => <option key={tag} value={tag} lang={tag}>{name}</option>)}
-    </select>
-  );
-}
-
-/** Says that the page shows the past, since when, and when it tries again. */
-function Banner() {
-  const link = connection.value;
-  if (link.state !== 'lost') return null;
-  // Counts down with it.
-  void second.value;
-  const words = texts.value.shell;
-  const left = Math.ceil((link.retryAt - Date.now()) / 1000);
-  return (
-    <div class="banner" role="alert">
-      <p>
-        <strong>
-          {status.value
-            ? words.lostSince(moment(link.since / 1000, Date.now() / 1000, locale.value))
-            : words.unreachable}
-        </strong>{' '}
-        <span aria-hidden="true">{left > 0 ? words.retryIn(left) : words.retrying}</span>
-      </p>
-      <button type="button" onClick={reconnect}>{words.retry}</button>
-    </div>
-  );
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::fault::{Faults, Source};
 use super::raw::Values;
 use super::{
-    Auth, Commands, Dashboard, Devices, Drain, Gateway, Log, LogTarget, Mqtt, MqttVersion,
+    Auth, Commands, Dashboard, Devices, Drain, Gateway, History, Log, LogTarget, Mqtt, MqttVersion,
     PayloadFormat, Proxies, ProxyHeader, Push, PushAuth, Rate, Settings, SpoolSettings,
     Surroundings, Tls, WhenFull, text, url,
 };
@@ -38,6 +38,7 @@ pub(super) fn settings(
             proxies: from.proxies("dashboard"),
             tls: from.tls("dashboard.tls"),
         },
+        history: from.history(),
         pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),
         log: from.log(),
         file: source.file.to_owned(),
@@ -201,6 +202,14 @@ impl From<'_> {
         }
     }
 
+    fn history(&self) -> History {
+        History {
+            max_memory: self.in_memory("history.max_memory"),
+            on_disk: self.v.text("history.keep").as_deref() != Some("memory"),
+            save_every: self.v.time("history.save_every"),
+        }
+    }
+
     /// None without a usable URL, which is a fault.
     fn push(&self, index: usize) -> Option<Push> {
         let v = self.v;
@@ -322,6 +331,8 @@ mod tests {
             (Duration::from_secs(30 * 86_400), Duration::from_secs(60))
         );
         assert_eq!(s.dashboard.listen.to_string(), "127.0.0.1:8080");
+        let save_every = Duration::from_secs(3600);
+        assert_eq!(s.history, History { max_memory: 8 << 20, on_disk: true, save_every });
         assert_eq!((s.log.level.as_str(), s.log.target), ("info", LogTarget::Auto));
     }
 
@@ -355,6 +366,7 @@ max_backoff = \"18s\"
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
              default_ttl = \"22s\"\n\
              [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             [history]\nmax_memory = \"19MiB\"\nkeep = \"memory\"\nsave_every = \"20m\"\n\
              [[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
              [[push]]\nname = \"n\"\nurl = \"https://h/w?x=1\"\nauth = \"basic\"\ntoken_file = \"t\"\n\
              ca = \"a\"\nmeasurement = \"m\"\ndevices = [\"d*\"]\nreadings = [\"r?\"]\nbatch_size = 23\n\
@@ -420,6 +432,8 @@ max_backoff = \"18s\"
         assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
+        let save_every = Duration::from_secs(1200);
+        assert_eq!(s.history, History { max_memory: 19 << 20, on_disk: false, save_every });
         let [first, push] = s.pushes.as_slice() else { panic!("{:?}", s.pushes) };
         assert_eq!(
             (first.name.as_str(), first.gzip, first.auth),

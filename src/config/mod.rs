@@ -47,6 +47,8 @@ pub struct Settings {
     pub commands: Commands,
     /// `[dashboard]`
     pub dashboard: Dashboard,
+    /// `[history]`
+    pub history: History,
     /// `[[push]]`
     pub pushes: Vec<Push>,
     /// `[log]`
@@ -176,7 +178,7 @@ fn read(file: &Path) -> Result<String, Faults> {
 pub struct Gateway {
     /// Its name in topics and payloads.
     pub id: String,
-    /// Where the spool and the ledger of commands live.
+    /// Where the spool, the ledger of commands and the saved history live.
     pub data_dir: PathBuf,
     /// How long stopping in order may take.
     pub grace: Duration,
@@ -435,6 +437,17 @@ pub struct Dashboard {
     pub proxies: Proxies,
     /// `[dashboard.tls]`
     pub tls: Option<Tls>,
+}
+
+/// What is kept of the readings of the last day, for charts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct History {
+    /// Memory for it in bytes; 0: no history.
+    pub max_memory: usize,
+    /// Whether it is saved on the disk and outlives a restart.
+    pub on_disk: bool,
+    /// How often it is saved; zero: only when the gateway stops.
+    pub save_every: Duration,
 }
 
 /// `[[push]]`

@@ -14,8 +14,9 @@ use serde::Serialize;
 use super::http::{Refusal, body, json};
 use super::hub::{DeviceList, Hub};
 use super::render::{self, Filter};
+use super::slot::Slot;
 use crate::host::machine::Process;
-use crate::metrics;
+use crate::metrics::{self, HISTORY_REFUSALS, Reason};
 use crate::ports::UplinkState;
 
 /// 200 while the process works.
@@ -90,6 +91,13 @@ pub(super) async fn metrics(State(hub): State<Arc<Hub>>, headers: HeaderMap) -> 
     metrics.start_time.set(context.clock.unix() - context.started.elapsed().as_secs_f64());
     metrics.cpu_seconds.inc_by((Process::cpu_seconds() - metrics.cpu_seconds.get()).max(0.0));
     metrics.resident.set(Process::own().resident.map_or(f64::NAN, |bytes| bytes as f64));
+    let memory = context.fleet.memory();
+    metrics.history_series.set(gauge(memory.series() as u64));
+    metrics.history_bytes.set(gauge(memory.used() as u64));
+    for (index, reason) in HISTORY_REFUSALS.into_iter().enumerate() {
+        let counter = metrics.history_refused.get_or_create(&Reason { reason });
+        counter.inc_by(memory.refused(index).saturating_sub(counter.get()));
+    }
     let modern = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -130,16 +138,27 @@ pub(super) async fn device(
     State(hub): State<Arc<Hub>>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response<Body>, Refusal> {
+    let slot = slot(&hub, path)?;
+    let mut document = Vec::new();
+    render::device_in_full(&slot, &mut document);
+    Ok(body("application/json", document.into()))
+}
+
+/// What is known of the device that the path names.
+///
+/// # Errors
+/// 404 where nothing is.
+pub(super) fn slot(
+    hub: &Hub,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Arc<Slot>, Refusal> {
     // What is not even UTF-8 is no device's id either.
     let device = path.map_or_else(|_| String::new(), |Path(device)| device);
-    let Some(slot) = hub.context().fleet.slot(&device) else {
+    hub.context().fleet.slot(&device).ok_or_else(|| {
         let device: String = device.chars().take(80).collect();
         let error = format!(
             "no device {device:?} is in the registry or has connected since the gateway started"
         );
-        return Err(Refusal::new(StatusCode::NOT_FOUND, error));
-    };
-    let mut document = Vec::new();
-    render::device_in_full(&slot, &mut document);
-    Ok(body("application/json", document.into()))
+        Refusal::new(StatusCode::NOT_FOUND, error)
+    })
 }

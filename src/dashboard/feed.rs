@@ -11,6 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::history::Memory;
 use super::refusals::{Refusals, Register};
 use super::slot::{Room, Slot, State};
 use crate::core::batch::Batch;
@@ -54,6 +55,8 @@ pub struct Fleet {
     /// stale once the device has come back.
     away: Mutex<VecDeque<(Arc<Slot>, u64)>>,
     refusals: Register,
+    /// What the histories of all readings are kept in.
+    memory: Arc<Memory>,
 }
 
 impl Fleet {
@@ -69,6 +72,13 @@ impl Fleet {
         Self { limits, ..Self::default() }
     }
 
+    /// The same with `bytes` for the histories of all readings together instead of 8 MiB; with 0
+    /// there is no history.
+    #[must_use]
+    pub fn with_history(self, bytes: usize) -> Self {
+        Self { memory: Arc::new(Memory::new(bytes)), ..self }
+    }
+
     /// How many devices are connected.
     pub fn connected(&self) -> usize {
         self.connected.load(Ordering::Relaxed)
@@ -80,7 +90,7 @@ impl Fleet {
     }
 
     /// How many devices it holds at most.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn max_devices(&self) -> usize {
         self.limits.devices
     }
 
@@ -99,6 +109,48 @@ impl Fleet {
     /// All slots, in no order.
     pub(super) fn unsorted(&self) -> Vec<Arc<Slot>> {
         self.read().values().cloned().collect()
+    }
+
+    /// What the histories are kept in.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The slot of a device of which something was kept from before a restart, shown as away since
+    /// `last_seen` unless it is here; none where there is no room for it. Those seen last must
+    /// come last.
+    pub(super) fn restore(&self, device: &DeviceId, last_seen: f64) -> Option<Arc<Slot>> {
+        let slot = match self.slot(device.as_str()) {
+            Some(slot) => slot,
+            None if self.known() >= self.limits.devices => return None,
+            None => self.insert(device),
+        };
+        let mut state = self.change(&slot);
+        if state.since().is_some() {
+            drop(state);
+            return Some(slot);
+        }
+        slot.saw(last_seen);
+        state.depart(last_seen);
+        self.list(&slot, &mut state);
+        let departures = state.departures;
+        drop(state);
+        self.note_away(Arc::clone(&slot), departures);
+        Some(slot)
+    }
+
+    /// Whether another name may be added to `slot`, and what it may take.
+    pub(super) fn room(&self) -> Room {
+        Room {
+            names: self.limits.names,
+            value: self.limits.value,
+            more: self.readings.load(Ordering::Relaxed) < self.limits.readings,
+        }
+    }
+
+    /// A name was added.
+    pub(super) fn count_names(&self, added: usize) {
+        self.readings.fetch_add(added, Ordering::Relaxed);
     }
 
     /// From now on changes are listed, or no longer. Whoever turns this on reads the slots after.
@@ -144,9 +196,10 @@ impl Fleet {
     }
 
     fn insert(&self, device: &DeviceId) -> Arc<Slot> {
-        let slot = Arc::new(Slot::new(device.clone()));
-        self.write().insert(device.clone(), Arc::clone(&slot));
-        slot
+        // What is kept from before a restart is put in by another thread.
+        let mut table = self.write();
+        let slot = table.entry(device.clone());
+        Arc::clone(slot.or_insert_with(|| Arc::new(Slot::new(device.clone(), &self.memory))))
     }
 
     /// Shows a device of the registry. One that never came counts as away from now on.
@@ -230,18 +283,14 @@ impl Feed for Fleet {
         slot.saw(batch.received);
         let mut state = self.change(slot);
         state.traffic.take(batch);
-        let room = Room {
-            names: self.limits.names,
-            value: self.limits.value,
-            more: self.readings.load(Ordering::Relaxed) < self.limits.readings,
-        };
+        let room = self.room();
         let added = batch
             .readings
             .iter()
             .filter(|reading| state.take(reading, batch.received, room))
             .count();
         if added > 0 {
-            self.readings.fetch_add(added, Ordering::Relaxed);
+            self.count_names(added);
         }
         self.list(slot, &mut state);
     }

@@ -238,7 +238,7 @@ fn limits(context: &Context, process: &Process, room: Option<machine::Room>) -> 
             settings.commands.max_count,
             Some("commands.max_count"),
         ),
-        count("devices shown", whole(context.fleet.known()), context.fleet.room(), None),
+        count("devices shown", whole(context.fleet.known()), context.fleet.max_devices(), None),
         count("viewers", level(&metrics.viewers), MAX_VIEWERS, None),
     ];
     if let Some(room) = room {

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::assets::{self, ASSETS};
 use super::hub::Hub;
-use super::{api, commands, log, openapi, render, stream};
+use super::{api, commands, history, log, openapi, render, stream};
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -84,6 +84,7 @@ pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Hub>>)> {
         ("/api/v1/openapi.json", get(openapi::document)),
         ("/api/v1/devices", get(api::devices)),
         ("/api/v1/devices/{device}", get(api::device)),
+        ("/api/v1/devices/{device}/history", get(history::query::history)),
         ("/api/v1/devices/{device}/commands", post(commands::ask)),
         ("/api/v1/commands", get(commands::list)),
         ("/api/v1/commands/{id}", get(commands::one)),

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::Context;
 use super::gateway::View;
+use super::history::Tending;
 use super::log;
 use super::rates::{self, Rates};
 use super::render::{self, Filter};
@@ -229,10 +230,12 @@ impl Hub {
         });
     }
 
-    /// Watches what comes in and goes out, how the spool fills and what is written to disk; for ever.
+    /// Watches what comes in and goes out, how the spool fills, what is written to disk and what the
+    /// history takes; for ever.
     pub(super) async fn watch_flow(&self) {
         let mut interval = tokio::time::interval(FLOW_EVERY);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tending = Tending::default();
         loop {
             let now = interval.tick().await;
             let time = now.into_std().saturating_duration_since(self.context.started);
@@ -244,6 +247,8 @@ impl Hub {
             });
             lock(&self.flow).sample(sample);
             self.view.sample();
+            let unix = self.context.clock.unix();
+            tending.tend(&self.context.fleet, time.as_secs_f64(), unix);
             self.context.wear.watch();
         }
     }

@@ -4,6 +4,8 @@
 //! ingestion. All it shares with the rest are the [`Fleet`], which ingestion writes and it reads,
 //! the [`Health`], the [`Metrics`] and the log's [`Tail`].
 //!
+//! What readings were is in `history`.
+//!
 //! ```text
 //! ingest thread ──Feed──► Fleet ◄──collect, ten times a second── Hub ──► viewers
 //!                                                                 ▲
@@ -16,6 +18,7 @@ mod behind;
 mod commands;
 mod feed;
 mod gateway;
+mod history;
 mod http;
 mod hub;
 mod log;
@@ -41,6 +44,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
+pub use self::history::Keeper as HistoryKeeper;
 use self::hub::Hub;
 use crate::config::{self, Settings};
 use crate::host::tail::Tail;

@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn slot(id: &str) -> Arc<Slot> {
-        Arc::new(Slot::new(DeviceId::new(id).unwrap()))
+        Arc::new(Slot::new(DeviceId::new(id).unwrap(), &Arc::default()))
     }
 
     fn shown(slot: &Slot) -> Vec<(u64, String, u64)> {

@@ -1,10 +1,11 @@
 //! What is known of one device.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use compact_str::CompactString;
 
+use super::history::{Memory, Series};
 use super::refusals::Refusals;
 use super::traffic::Traffic;
 use crate::core::batch::{Reading, Value};
@@ -65,6 +66,8 @@ pub(super) struct State {
     pub(super) facts_version: u64,
     /// How often the device has gone away: tells a stale entry of the waiting list from a true one.
     pub(super) departures: u64,
+    /// What histories are kept in; none where there are none.
+    memory: Option<Arc<Memory>>,
 }
 
 /// The newest reading of one name.
@@ -81,6 +84,8 @@ pub(super) struct Latest {
     pub(super) fresh: bool,
     /// The tick that last found a change.
     pub(super) version: u64,
+    /// What it was before.
+    pub(super) history: Series,
 }
 
 /// What may be kept.
@@ -95,8 +100,10 @@ pub(super) struct Room {
 }
 
 impl Slot {
-    pub(super) fn new(id: DeviceId) -> Self {
-        Self { id, last_seen: AtomicU64::new(f64::NAN.to_bits()), state: Mutex::default() }
+    pub(super) fn new(id: DeviceId, memory: &Arc<Memory>) -> Self {
+        let memory = memory.is_on().then(|| Arc::clone(memory));
+        let state = Mutex::new(State { memory, ..State::default() });
+        Self { id, last_seen: AtomicU64::new(f64::NAN.to_bits()), state }
     }
 
     /// Something arrived from the device at `time`.
@@ -164,8 +171,36 @@ impl State {
         self.hint = if at + 1 < self.readings.len() { at + 1 } else { 0 };
         if let Some(latest) = self.readings.get_mut(at) {
             latest.fresh |= latest.take(reading, now, room.value) && self.watched;
+            if let Some(memory) = &self.memory {
+                latest.history.record(reading, now, memory);
+            }
         }
         added
+    }
+
+    /// What is known of the name.
+    pub(super) fn latest_mut(&mut self, name: &str) -> Option<&mut Latest> {
+        let place = self.readings.binary_search_by(|latest| latest.name.as_str().cmp(name)).ok()?;
+        self.readings.get_mut(place)
+    }
+
+    /// Puts in the newest reading of a name that nothing is known of yet: from before a restart.
+    /// Returns whether a new name was added.
+    pub(super) fn restore(
+        &mut self,
+        name: &CompactString,
+        (unit, value, time): (Option<CompactString>, Option<Value>, f64),
+        room: Room,
+    ) -> bool {
+        let search = self.readings.binary_search_by(|latest| latest.name.cmp(name));
+        let Err(at) = search else { return false };
+        if self.readings.len() >= room.names || !room.more {
+            return false;
+        }
+        let latest = Latest { unit, value, time, ..Latest::new(name.clone()) };
+        self.readings.insert(at, latest);
+        self.touched = self.watched;
+        true
     }
 
     /// A tick has come: what changed since the last one belongs to `version` from now on.
@@ -194,6 +229,7 @@ impl Latest {
             full_length: None,
             fresh: false,
             version: 0,
+            history: Series::default(),
         }
     }
 

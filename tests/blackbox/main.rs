@@ -30,6 +30,8 @@ mod gone;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod history;
+#[cfg(test)]
 mod outages;
 #[cfg(test)]
 mod power;

@@ -60,7 +60,7 @@ tidegate.toml:12: devices.max_fram: unknown key; did you mean "max_frame"?; allo
 tidegate.toml:13: devices.max_frame: "64KB" is not a size; write bytes or KiB, MiB, GiB; allowed: 256 to 16MiB
 tidegate.toml:14: devices.max_records: is a string; allowed: 1 to 65536
 tidegate.toml:15: devices.rate.batches_per_second: 0 is out of range; allowed: 0.001 to 1000000
-tidegate.toml:16: devices.tls: is a string; allowed: a table with cert, key, client_ca
+tidegate.toml:16: devices.tls: is a string; allowed: a table with cert, key, client_ca, crl
 tidegate.toml:19: mqtt.url: holds a user name; write mqtt.username and mqtt.password_file; allowed: mqtt://HOST[:PORT] (default port 1883) or mqtts://HOST[:PORT] (8883)
 tidegate.toml:20: mqtt.version: 3 is not one of them; allowed: 4, 5
 tidegate.toml:21: mqtt.prefix: "tidegate/+" holds '+', which is for subscriptions; allowed: 1 to 512 characters, levels between single / without + #, {gateway} as placeholder
@@ -70,7 +70,7 @@ tidegate.toml:26: spool.max_bytes: -1 is out of range; allowed: 1MiB to 16384GiB
 tidegate.toml:27: spool.when_full: "panic" is not one of them; allowed: "drop-oldest", "block"
 tidegate.toml:28: spool.drain: "in_order" is not one of them; did you mean "in-order"?; allowed: "in-order", "live-first"
 tidegate.toml:31: log.level: "verbose" is not a level; allowed: error, warn, info, debug, trace or off; after a comma MODULE=LEVEL for one module, as in "info,tidegate::uplink=debug"
-tidegate.toml:33: telemetry: unknown key; allowed: gateway, devices, mqtt, spool, commands, dashboard, push, log
+tidegate.toml:33: telemetry: unknown key; allowed: gateway, devices, mqtt, spool, commands, dashboard, history, push, log
 "#;
     let found = faults(text);
     assert_eq!(found, expected.trim().lines().collect::<Vec<_>>(), "{}", found.join("\n"));
@@ -157,7 +157,7 @@ tidegate.toml:17: push.token_file: empty is empty
 tidegate.toml:18: push.devices: the pattern "a b" holds a blank or a control character, which no name has; allowed: a list of: names, with * for any run of characters and ? for one
 tidegate.toml:20: push.name: two pushes are called "n"; allowed: a push.name of its own for each (default: the host)
 tidegate.toml:22: push.token_file: two holds more than a token; allowed: one line without blanks: the token alone
-tidegate.toml:23: push.gzip: is a string; allowed: true, false
+tidegate.toml:23: push.gzip: is a string; allowed: true or false
 tidegate.toml:26: push.token_file: two holds no colon; allowed: USER:PASSWORD, as auth is "basic"
 "#;
     let url = "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH, with ?QUERY where the store wants one";

@@ -7,6 +7,7 @@ mod api;
 mod commands;
 mod feed;
 mod gateway;
+mod history;
 mod log;
 mod openapi;
 mod refusals;

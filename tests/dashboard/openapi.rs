@@ -90,7 +90,7 @@ fn busy() -> Gateway {
 }
 
 /// Paths of the document to ask, and what to put for their parameters. The feed has no end.
-const ASKED: [(&str, &str); 21] = [
+const ASKED: [(&str, &str); 24] = [
     ("/healthz", "/healthz"),
     ("/readyz", "/readyz"),
     ("/api/v1/status", "/api/v1/status"),
@@ -103,6 +103,9 @@ const ASKED: [(&str, &str); 21] = [
     ("/api/v1/devices/{device}", "/api/v1/devices/kiln-3"),
     ("/api/v1/devices/{device}", "/api/v1/devices/pump-1"),
     ("/api/v1/devices/{device}", "/api/v1/devices/absent"),
+    ("/api/v1/devices/{device}/history", "/api/v1/devices/kiln-3/history"),
+    ("/api/v1/devices/{device}/history", "/api/v1/devices/kiln-3/history?name=state"),
+    ("/api/v1/devices/{device}/history", "/api/v1/devices/kiln-3/history?seconds=0"),
     ("/api/v1/commands", "/api/v1/commands"),
     ("/api/v1/commands", "/api/v1/commands?state=done"),
     ("/api/v1/commands", "/api/v1/commands?state=x"),

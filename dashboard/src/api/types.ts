@@ -106,6 +106,7 @@ export interface Status {
 
 export type CommandState = 'queued' | 'delivered' | 'done' | 'failed' | 'expired' | 'rejected';
 
+/** A command's record; see docs/commands.md. */
 export interface Command {
   id: string;
   device: string;
@@ -114,8 +115,17 @@ export interface Command {
   state: CommandState;
   value?: unknown;
   error?: string | null;
+  /** When the state was entered. */
   time: number;
-  [other: string]: unknown;
+  accepted?: number;
+  expires?: number;
+  /** Seconds. */
+  ttl?: number;
+  redeliver?: boolean;
+  /** How often it was sent. */
+  sent?: number;
+  requester?: { via: string; name?: string | null; response?: string | null } | null;
+  history?: { state: CommandState; time: number; late?: boolean }[];
 }
 
 export type Level = 'error' | 'warn' | 'info' | 'debug' | 'trace';
@@ -157,3 +167,46 @@ export type Message =
   | ({ type: 'status'; time: number } & Status)
   | ({ type: 'command' } & Command)
   | ({ type: 'log' } & LogEntry);
+
+/** How much of something with a bound is used; both in the same unit. */
+export interface Limit {
+  name: string;
+  used: number;
+  limit: number;
+  /** What moves the bound; null where it is fixed. */
+  setting: string | null;
+  unit?: string;
+}
+
+/** A value of a configuration file. */
+export type Setting = string | number | boolean | null | Setting[] | { [key: string]: Setting };
+
+/** The gateway itself: `/api/v1/gateway`. */
+export interface About {
+  gateway: string;
+  version: string;
+  time: number;
+  started: number;
+  configuration_file: string;
+  machine: {
+    hostname: string | null;
+    system: string | null;
+    kernel: string | null;
+    architecture: string | null;
+    cpus: number | null;
+    load: [number, number, number] | null;
+    uptime_s: number | null;
+    memory: { total_bytes: number; available_bytes: number } | null;
+    disk: { path: string; total_bytes: number; free_bytes: number } | null;
+    temperatures: { name: string; celsius: number }[];
+  };
+  process: {
+    cpu_percent: number | null;
+    resident_bytes: number | null;
+    threads: number | null;
+    open_files: number | null;
+    max_open_files: number | null;
+  };
+  limits: Limit[];
+  configuration: { [table: string]: Setting };
+}

@@ -22,7 +22,8 @@ export function decimal(value: number, decimals: number): string {
     format = new Intl.NumberFormat('en-GB', { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
     formats.set(decimals, format);
   }
-  return format.format(value).replaceAll(',', '\u202f').replace('-', '−');
+  // What rounds to zero has no sign.
+  return format.format(value).replace(/^-(?=[0.]+$)/, '').replaceAll(',', '\u202f').replace('-', '−');
 }
 
 // The decimals a number needs for four significant digits, at most three.
@@ -92,16 +93,19 @@ export function shownReading(reading: Reading, words: Words, decimals = 0): Show
   return { text: '–', unit: '', decimals };
 }
 
+/** By what numbers of about `size` are multiplied, and the unit they then have. */
+export function scaleOf(size: number, senml?: string | null): { factor: number; unit: string } {
+  if (senml === 'Pa' && size >= 10000) return { factor: 0.01, unit: 'hPa' };
+  const [steps, base] = senml === 'bit/s' ? [DECIMAL, 1000] as const : [BINARY, 1024] as const;
+  if (senml !== 'B' && senml !== 'B/s' && senml !== 'bit/s') return { factor: 1, unit: unitText(senml) };
+  const [value, unit] = scaled(size, steps, base);
+  return { factor: size > 0 ? value / size : 1, unit: senml === 'B/s' ? `${unit}/s` : unit };
+}
+
 /** A number with its unit. `decimals` as in {@link shownReading}. */
 export function shownNumber(value: number, senml?: string | null, decimals = 0): Shown {
-  let unit = unitText(senml);
-  if (senml === 'Pa' && Math.abs(value) >= 10000) [value, unit] = [value / 100, 'hPa'];
-  if (senml === 'B') [value, unit] = scaled(value, BINARY, 1024);
-  if (senml === 'B/s') {
-    [value, unit] = scaled(value, BINARY, 1024);
-    unit += '/s';
-  }
-  if (senml === 'bit/s') [value, unit] = scaled(value, DECIMAL, 1000);
+  const { factor, unit } = scaleOf(Math.abs(value), senml);
+  value *= factor;
   const size = Math.abs(value);
   if (size >= 1e9 || (size > 0 && size < 0.0005)) {
     return { text: value.toPrecision(4).replace('-', '−'), unit, decimals };
@@ -115,6 +119,11 @@ export function shownNumber(value: number, senml?: string | null, decimals = 0):
 export function bytes(count: number): string {
   const [value, unit] = scaled(count, BINARY, 1024);
   return `${decimal(value, unit === 'B' || value >= 100 ? 0 : 1)}\u00a0${unit}`;
+}
+
+/** Something per second: one decimal as long as it counts, so that the figure keeps its width. */
+export function rate(value: number): string {
+  return decimal(value, value >= 99.95 ? 0 : 1);
 }
 
 /** A rate or another figure with no more decimals than help. */

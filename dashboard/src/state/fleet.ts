@@ -14,6 +14,11 @@ export type DeviceState = 'online' | 'stale' | 'offline' | 'never';
 // but not before so many seconds.
 const MISSED = 4;
 const STALE_AT_LEAST = 10;
+// A reading that has not come twice yet counts as old after so many seconds, or after as many
+// intervals of its device.
+const OLD_WHEN_UNKNOWN = 60;
+// How much of a new interval goes into the usual one.
+const SMOOTHING = 0.3;
 
 export class Device {
   readonly id: string;
@@ -39,6 +44,40 @@ export class Device {
     const limit = Math.max(STALE_AT_LEAST, MISSED * (interval ?? 0));
     return now - Math.max(this.heard, since) > limit ? 'stale' : 'online';
   }
+
+  /** Whether a reading's value is from so long ago that it tells little of now. */
+  isOld(name: string, now: number): boolean {
+    const reading = this.readings.get(name);
+    if (!reading) return false;
+    const pace = this.#pace.get(name);
+    const limit = pace === undefined
+      ? Math.max(OLD_WHEN_UNKNOWN, MISSED * (this.facts.interval_s ?? 0))
+      : Math.max(STALE_AT_LEAST, MISSED * pace);
+    return now - reading.t > limit;
+  }
+
+  /** Seconds between the values of each reading, as far as this page has seen two of it. */
+  readonly #pace = new Map<string, number>();
+
+  /** Takes up a newer value of a reading. */
+  set(name: string, reading: Reading): void {
+    const before = this.readings.get(name);
+    if (before && reading.t > before.t) {
+      const step = reading.t - before.t;
+      const pace = this.#pace.get(name) ?? step;
+      this.#pace.set(name, pace + (step - pace) * SMOOTHING);
+    }
+    this.readings.set(name, reading);
+  }
+
+  /** Forgets the readings that `names` does not hold. */
+  keep(names: object): void {
+    for (const name of this.readings.keys()) {
+      if (name in names) continue;
+      this.readings.delete(name);
+      this.#pace.delete(name);
+    }
+  }
 }
 
 /** All devices by id. The map changes in place; `roster` tells when one comes or goes. */
@@ -58,9 +97,9 @@ export function replaceFleet(documents: Document[]): void {
   for (const id of fleet.keys()) if (!known.has(id)) removeDevice(id);
   for (const { readings, ...facts } of documents) {
     const device = takeFacts(facts);
-    for (const name of device.readings.keys()) if (!(name in readings)) device.readings.delete(name);
+    device.keep(readings);
     for (const [name, reading] of Object.entries(readings)) {
-      device.readings.set(name, reading);
+      device.set(name, reading);
       // The best there is to know: a snapshot does not tell when its values came.
       const came = Math.min(reading.t, gatewayTime());
       if (device.heard === null || came > device.heard) device.heard = came;
@@ -86,7 +125,7 @@ export function takeFacts(facts: DeviceFacts): Device {
 export function takeReadings(id: string, records: NamedReading[], seen: number, interval?: number | null): void {
   const device = fleet.get(id);
   if (!device) return;
-  for (const { n, ...reading } of records) device.readings.set(n, reading);
+  for (const { n, ...reading } of records) device.set(n, reading);
   device.facts.last_seen = seen;
   device.heard = gatewayTime();
   if (interval !== undefined) device.facts.interval_s = interval;

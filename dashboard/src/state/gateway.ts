@@ -7,7 +7,7 @@ import type { Message, Status } from '../api/types.ts';
 import { setClock } from './clock.ts';
 import { takeCommand } from './commands.ts';
 import { removeDevice, replaceFleet, takeFacts, takeReadings } from './fleet.ts';
-import { takeLog } from './log.ts';
+import { nextRun, takeLog } from './log.ts';
 
 /** Times in milliseconds of this machine's clock. */
 export type Connection =
@@ -47,6 +47,7 @@ function take(message: Message): void {
       const before = status.peek();
       // A gateway that was upgraded has a newer page too.
       if (before && before.version !== message.version) location.reload();
+      if (before && message.status.uptime_s < before.uptime_s) nextRun();
       setClock(message.time);
       replaceFleet(message.devices);
       status.value = message.status;

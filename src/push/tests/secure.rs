@@ -11,7 +11,7 @@ fn tls(folder: &tempfile::TempDir, name: &str) -> (TlsAcceptor, PathBuf) {
     let issued = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let cert = file(folder, "server.crt", &issued.cert.pem());
     let key = file(folder, "server.key", &issued.key_pair.serialize_pem());
-    let slot = TlsSlot::load(&Tls { cert: cert.clone(), key, client_ca: None }).unwrap();
+    let slot = TlsSlot::load(&Tls { cert: cert.clone(), key, client_ca: None, crl: None }).unwrap();
     (slot.acceptor(), cert)
 }
 

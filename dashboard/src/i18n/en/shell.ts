@@ -12,4 +12,9 @@ export const shell = {
   retrying: 'Trying now.',
   retry: 'Try now',
   waiting: 'Waiting for the gateway.',
+  brokerAway: (span: string, why: string | null) => `The broker has been away for ${span}${why ? `: ${why}` : ''}.`,
+  buffered: (size: string) => `${size} are kept on disk.`,
+  fullIn: (span: string) => `At this rate the buffer is full in ${span}.`,
+  draining: (size: string) => `The broker gets what was buffered: ${size} to go.`,
+  drainedIn: (span: string) => `It will be empty in about ${span}.`,
 };

@@ -13,4 +13,9 @@ export const shell: typeof en = {
   retrying: '다시 시도하는 중입니다.',
   retry: '지금 다시 시도',
   waiting: '게이트웨이를 기다리는 중입니다.',
+  brokerAway: (span, why) => `브로커와 ${span} 동안 연결이 끊겨 있습니다${why ? `: ${why}` : ''}.`,
+  buffered: (size) => `디스크에 ${size}를 보관하고 있습니다.`,
+  fullIn: (span) => `이 속도라면 ${span} 후 버퍼가 가득 찹니다.`,
+  draining: (size) => `보관한 데이터를 브로커로 보내는 중입니다. ${size} 남았습니다.`,
+  drainedIn: (span) => `약 ${span} 후 버퍼가 비워집니다.`,
 };

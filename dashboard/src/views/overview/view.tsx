@@ -1,19 +1,22 @@
-// All devices at a glance.
+// All devices at a glance, below the state of the gateway.
 
-import { texts } from '../../i18n/index.ts';
-import { fleet, roster } from '../../state/fleet.ts';
-import { href } from '../../state/router.ts';
+import { roster } from '../../state/fleet.ts';
+import { snapshots } from '../../state/gateway.ts';
+import { Empty, Grid } from './grid.tsx';
+import { Strip } from './strip.tsx';
+import { shown } from './survey.ts';
+import { showAll, Toolbar } from './toolbar.tsx';
 import './overview.css';
 
 export function Overview() {
+  const empty = shown.value.length === 0;
   return (
-    <section aria-labelledby="devices-title">
-      <h2 id="devices-title">{texts.value.overview.title}</h2>
-      <ul>
-        {roster.value.map((id) => (
-          <li key={id}><a href={href({ view: 'device', id })}>{fleet.get(id)?.id}</a></li>
-        ))}
-      </ul>
-    </section>
+    <div class="overview">
+      <Strip />
+      <section aria-labelledby="devices-title">
+        <Toolbar />
+        {empty ? snapshots.value > 0 && <Empty any={roster.value.length > 0} onAll={showAll} /> : <Grid />}
+      </section>
+    </div>
   );
 }
