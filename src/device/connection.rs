@@ -297,9 +297,10 @@ impl Connection {
             return Ok(Went::Waiting);
         }
         let tokens = self.bucket.available(now);
+        let bytes = self.byte_bucket.available(now);
         let empty = if tokens == 0 {
             Some(&mut self.bucket)
-        } else if self.byte_bucket.available(now) == 0 {
+        } else if bytes == 0 {
             Some(&mut self.byte_bucket)
         } else {
             None
@@ -309,7 +310,7 @@ impl Connection {
             self.paused = true;
             return Ok(Went::Waiting);
         }
-        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens));
+        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens), bytes);
         let outcome = self.fill(cx, &mut inbox);
         self.byte_bucket.take(inbox.bytes, now);
         if inbox.messages > 0 {
