@@ -15,7 +15,7 @@ use tokio_rustls::rustls::pki_types::{
 use super::fault::{Faults, Source};
 use super::raw::{Values, without_number};
 use super::registry::Registry;
-use super::{Auth, PayloadFormat, Settings, Tls};
+use super::{Auth, PayloadFormat, Proxies, Settings, Tls};
 
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
 pub(super) struct Check<'a> {
@@ -72,6 +72,16 @@ impl Check<'_> {
         self.faults.push(fault);
     }
 
+    /// Who may name the clients of others should not be everybody.
+    fn proxies(&mut self, key: &str, proxies: &Proxies) {
+        if proxies.trusted.iter().any(|network| network.prefix_len() == 0) {
+            self.warnings.push(format!(
+                "{key} lists every address there is: anyone may claim to be anyone, and no limit \
+                 by address holds"
+            ));
+        }
+    }
+
     fn devices(&mut self, settings: &Settings) {
         let devices = &settings.devices;
         let loopback = devices.listen.ip().is_loopback();
@@ -106,6 +116,7 @@ impl Check<'_> {
             );
         }
         self.table_of_two("devices.tls");
+        self.proxies("devices.trusted_proxies", &devices.proxies);
         if devices.max_unsettled < devices.max_frame {
             self.fault(
                 "devices.max_unsettled",
@@ -137,6 +148,7 @@ impl Check<'_> {
     }
 
     fn dashboard(&mut self, settings: &Settings) {
+        self.proxies("dashboard.trusted_proxies", &settings.dashboard.proxies);
         let listen = settings.dashboard.listen;
         if self.values.mentions("dashboard.users") {
             self.fault(

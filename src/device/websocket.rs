@@ -32,10 +32,11 @@ pub(crate) struct WebSocket {
     context: WebSocketContext,
     /// What has arrived and was not looked at, because there was no room for more messages.
     unread: Vec<u8>,
-    /// Bytes that may be taken before a message is complete.
-    left: usize,
+    /// Bytes that may be taken before a message is complete. Below zero where bytes that came with
+    /// them were taken along.
+    left: isize,
     /// The same when a message begins.
-    allowance: usize,
+    allowance: isize,
     /// Bytes that the socket has taken since the beginning.
     written: u64,
 }
@@ -47,6 +48,11 @@ pub(crate) struct WebSocket {
 #[derive(Debug, thiserror::Error)]
 #[error("a message in too many fragments")]
 pub(crate) struct TooManyFragments;
+
+/// Nothing that is counted here comes near the end of either type.
+fn signed(count: usize) -> isize {
+    isize::try_from(count).unwrap_or(isize::MAX)
+}
 
 /// One go at reading: messages come out of it until nothing has arrived any more.
 pub(crate) struct Reading<'a> {
@@ -74,6 +80,7 @@ impl WebSocket {
         allowance: usize,
     ) -> Self {
         let context = WebSocketContext::new(Role::Server, Some(config));
+        let allowance = signed(allowance);
         Self { socket, context, unread: early, left: allowance, allowance, written: 0 }
     }
 
@@ -139,7 +146,7 @@ impl Reading<'_> {
                     // They may stand between the fragments of a message, and must not make its
                     // allowance new.
                     Message::Ping(control) | Message::Pong(control) => {
-                        *allowance.min(&mut (*left + control.len() + CONTROL_HEADER))
+                        (*left + signed(control.len() + CONTROL_HEADER)).min(*allowance)
                     }
                     _ => *allowance,
                 };
@@ -187,7 +194,7 @@ struct Io<'a, 'b, 'c> {
 
 struct Source<'a, 'b> {
     arrivals: &'a mut Arrivals<'b>,
-    left: &'a mut usize,
+    left: &'a mut isize,
 }
 
 impl Read for Io<'_, '_, '_> {
@@ -195,7 +202,7 @@ impl Read for Io<'_, '_, '_> {
         let Some(Source { arrivals, left }) = &mut self.source else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        if **left == 0 {
+        if **left <= 0 {
             return Err(io::Error::other(TooManyFragments));
         }
         if arrivals.peek().is_empty() {
@@ -212,7 +219,7 @@ impl Read for Io<'_, '_, '_> {
             to.copy_from_slice(from);
         }
         arrivals.take(count);
-        **left = left.saturating_sub(count);
+        **left -= signed(count);
         Ok(count)
     }
 }

@@ -68,7 +68,7 @@ async fn a_device_may_have_four_connections_that_have_not_said_hello() {
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
     assert!(answer.contains("HELLO") && answer.contains("Retry-After: 5\r\n"), "{answer}");
     assert_eq!(bench.refused("device-limit"), 1);
-    bench.greeted("kiln-4").await;
+    let _other = bench.greeted("kiln-4").await;
     // One that says HELLO makes room.
     silent[0].send(&hello(Some(7))).await;
     bench.opened().await;

@@ -38,9 +38,13 @@ async fn address(bench: &mut Bench, first: &[u8], more: &str) -> (TcpStream, Str
         stream.write_all(&[*byte]).await.unwrap();
     }
     stream.write_all(rest).await.unwrap();
-    match bench.event().await {
-        DeviceEvent::Opened { facts, .. } => (stream, facts.address.clone()),
-        other => panic!("{other:?}"),
+    loop {
+        match bench.event().await {
+            DeviceEvent::Opened { facts, .. } => return (stream, facts.address.clone()),
+            // The one before, which this one has replaced.
+            DeviceEvent::Closed { .. } => {}
+            other => panic!("{other:?}"),
+        }
     }
 }
 
