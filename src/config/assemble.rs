@@ -345,9 +345,6 @@ mod tests {
              hello_timeout = \"3s\"\nheartbeat_interval = \"4s\"\nheartbeat_timeout = \"5s\"\n\
              window = 6\nmax_frame = 700\nmax_records = 8\nmax_unsettled = \"64KiB\"\n\
              rate = { batches_per_second = 0.5, burst = 10, bytes_per_second = 2048, burst_bytes = 4096 }\n\
-             max_handshakes_per_second = 26\nmax_handshakes_per_second_per_address = 27\n\
-             trusted_proxies = [\"10.0.0.1\", \"2001:db8::/32\"]\nproxy_header = \"x-forwarded-for\"\n\
-             write_timeout = \"28s\"\n\
              tls = { cert = \"c\", key = \"k\", client_ca = \"a\", crl = \"l\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              homeassistant = true\nhomeassistant_prefix = \"ha/{gateway}\"\n\
@@ -365,7 +362,7 @@ max_backoff = \"18s\"
              drain = \"live-first\"\ndrain_rate = 16\n\
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
              default_ttl = \"22s\"\n\
-             [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
              [history]\nmax_memory = \"19MiB\"\nkeep = \"memory\"\nsave_every = \"20m\"\n\
              [[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
              [[push]]\nname = \"n\"\nurl = \"https://h/w?x=1\"\nauth = \"basic\"\ntoken_file = \"t\"\n\
@@ -394,19 +391,6 @@ max_backoff = \"18s\"
             burst_bytes: 4096,
         };
         assert_eq!(d.rate, rate);
-        assert_eq!(
-            (d.max_handshakes_per_second, d.max_handshakes_per_second_per_address),
-            (26, 27)
-        );
-        assert_eq!(d.write_timeout, Duration::from_secs(28));
-        let by = |proxies: &Proxies, address: &str| {
-            proxies.tell_by(ProxyHeader::XForwardedFor, address.parse().unwrap())
-        };
-        assert!(by(&d.proxies, "10.0.0.1") && by(&d.proxies, "::ffff:10.0.0.1"));
-        assert!(by(&d.proxies, "2001:db8:1::1") && !by(&d.proxies, "10.0.0.2"));
-        let dashboard = &s.dashboard.proxies;
-        assert!(dashboard.list("10.1.2.3".parse().unwrap()));
-        assert!(!by(dashboard, "10.1.2.3"), "by the PROXY protocol");
         let tls = d.tls.unwrap();
         assert_eq!((tls.cert, tls.key), (at("c"), at("k")));
         assert_eq!((tls.client_ca, tls.crl), (Some(at("a")), Some(at("l"))));
@@ -455,6 +439,31 @@ max_backoff = \"18s\"
             (Duration::from_secs(24), Duration::from_secs(25))
         );
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));
+    }
+
+    #[test]
+    fn paces_and_proxies_of_the_listeners_arrive() {
+        let s = settings(
+            "[devices]\n\
+             max_handshakes_per_second = 26\nmax_handshakes_per_second_per_address = 27\n\
+             trusted_proxies = [\"10.0.0.1\", \"2001:db8::/32\"]\nproxy_header = \"x-forwarded-for\"\n\
+             write_timeout = \"28s\"\n\
+             [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\n",
+        );
+        let d = s.devices;
+        assert_eq!(
+            (d.max_handshakes_per_second, d.max_handshakes_per_second_per_address),
+            (26, 27)
+        );
+        assert_eq!(d.write_timeout, Duration::from_secs(28));
+        let by = |proxies: &Proxies, address: &str| {
+            proxies.tell_by(ProxyHeader::XForwardedFor, address.parse().unwrap())
+        };
+        assert!(by(&d.proxies, "10.0.0.1") && by(&d.proxies, "::ffff:10.0.0.1"));
+        assert!(by(&d.proxies, "2001:db8:1::1") && !by(&d.proxies, "10.0.0.2"));
+        let dashboard = &s.dashboard.proxies;
+        assert!(dashboard.list("10.1.2.3".parse().unwrap()));
+        assert!(!by(dashboard, "10.1.2.3"), "by the PROXY protocol");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod gateway;
 mod history;
 mod log;
 mod openapi;
+mod proxies;
 mod refusals;
 mod support;
 mod tls;

@@ -52,11 +52,12 @@ impl Gateway {
     }
 
     pub(crate) fn of(context: Context) -> Self {
-        let settings = config::Dashboard {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            proxies: config::Proxies::default(),
-            tls: None,
-        };
+        Self::behind(config::Proxies::default(), context)
+    }
+
+    pub(crate) fn behind(proxies: config::Proxies, context: Context) -> Self {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let settings = config::Dashboard { listen, proxies, tls: None };
         Self {
             fleet: Arc::clone(&context.fleet),
             health: Arc::clone(&context.health),
