@@ -344,7 +344,6 @@ mod tests {
              allowed_origins = [\"https://a\"]\nmax_connections = 1\nmax_connections_per_address = 2\n\
              hello_timeout = \"3s\"\nheartbeat_interval = \"4s\"\nheartbeat_timeout = \"5s\"\n\
              window = 6\nmax_frame = 700\nmax_records = 8\nmax_unsettled = \"64KiB\"\n\
-             rate = { batches_per_second = 0.5, burst = 10, bytes_per_second = 2048, burst_bytes = 4096 }\n\
              tls = { cert = \"c\", key = \"k\", client_ca = \"a\", crl = \"l\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              homeassistant = true\nhomeassistant_prefix = \"ha/{gateway}\"\n\
@@ -384,13 +383,6 @@ max_backoff = \"18s\"
         assert_eq!(d.heartbeat_interval, Duration::from_secs(4));
         assert_eq!(d.heartbeat_timeout, Duration::from_secs(5));
         assert_eq!((d.window, d.max_frame, d.max_records, d.max_unsettled), (6, 700, 8, 65_536));
-        let rate = Rate {
-            batches_per_second: 0.5,
-            burst: 10.0,
-            bytes_per_second: 2048,
-            burst_bytes: 4096,
-        };
-        assert_eq!(d.rate, rate);
         let tls = d.tls.unwrap();
         assert_eq!((tls.cert, tls.key), (at("c"), at("k")));
         assert_eq!((tls.client_ca, tls.crl), (Some(at("a")), Some(at("l"))));
@@ -445,12 +437,20 @@ max_backoff = \"18s\"
     fn paces_and_proxies_of_the_listeners_arrive() {
         let s = settings(
             "[devices]\n\
+             rate = { batches_per_second = 0.5, burst = 10, bytes_per_second = 2048, burst_bytes = 4096 }\n\
              max_handshakes_per_second = 26\nmax_handshakes_per_second_per_address = 27\n\
              trusted_proxies = [\"10.0.0.1\", \"2001:db8::/32\"]\nproxy_header = \"x-forwarded-for\"\n\
              write_timeout = \"28s\"\n\
              [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\n",
         );
         let d = s.devices;
+        let rate = Rate {
+            batches_per_second: 0.5,
+            burst: 10.0,
+            bytes_per_second: 2048,
+            burst_bytes: 4096,
+        };
+        assert_eq!(d.rate, rate);
         assert_eq!(
             (d.max_handshakes_per_second, d.max_handshakes_per_second_per_address),
             (26, 27)

@@ -56,7 +56,7 @@ fn asker(
     let first = first.to_vec();
     let asking = std::thread::spawn(move || answer(address, &first, &request));
     let asked = requests.blocking_recv().expect("the dashboard runs");
-    let name = asked.requester.name.to_string();
+    let name = asked.requester.name.clone();
     // Unanswered, it is told that the gateway stops.
     drop(asked);
     assert!(asking.join().unwrap().starts_with("HTTP/1.1 503"));
