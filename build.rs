@@ -9,6 +9,8 @@
 //! The sources are copied into cargo's own folder first: nothing is written beside them, and builds
 //! into different target folders do not get into each other's way.
 
+#![forbid(unsafe_code)]
+
 use std::env;
 use std::error::Error;
 use std::fmt::Write as _;

@@ -26,9 +26,11 @@ use crate::core::ids::DeviceId;
 use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
+use crate::host::audit::Audit;
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
 use crate::host::notify;
+use crate::host::panics;
 use crate::host::signals::{Signal, Signals};
 use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
@@ -124,6 +126,7 @@ struct Gateway {
     stop_engine: oneshot::Sender<()>,
     engine: JoinHandle<Stopped>,
     pulse: Arc<Pulse>,
+    health: Arc<Health>,
     dashboard: DashboardHandle,
     pushes: Option<PushHandle>,
     listening: Arc<AtomicBool>,
@@ -143,9 +146,14 @@ struct Base {
 
 impl Base {
     fn new(settings: &Settings) -> Self {
+        for warning in &settings.warnings {
+            tracing::warn!("{warning}");
+        }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let metrics = Arc::new(Metrics::new());
+        panics::tell(metrics.panics.clone());
         Self {
-            metrics: Arc::new(Metrics::new()),
+            metrics,
             health: Arc::new(Health::default()),
             fleet: Arc::new(Fleet::new().with_history(settings.history.max_memory)),
             budget: Arc::new(Budget::new(settings.devices.max_unsettled)),
@@ -159,9 +167,6 @@ impl Gateway {
     /// Within the runtime that it is to run on.
     fn start(settings: Settings, logging: &Logging) -> Result<Self, AppError> {
         let started = Instant::now();
-        for warning in &settings.warnings {
-            tracing::warn!("{warning}");
-        }
         let base = Base::new(&settings);
         let listening = Arc::new(AtomicBool::new(false));
         let in_force = watch::Sender::new(Arc::new(settings.clone()));
@@ -189,6 +194,7 @@ impl Gateway {
                 listening: listening.clone(),
                 budget: base.budget.clone(),
                 log: logging.tail(),
+                audit: Arc::new(Audit::open(&settings.gateway.data_dir)?),
                 settings: in_force.subscribe(),
                 allowed_hosts: own_names(),
             },
@@ -203,7 +209,7 @@ impl Gateway {
         let history = history(&settings, &base, devices.clone());
 
         let (events, inbox) = mpsc::channel(INBOX);
-        let pulse = Arc::new(Pulse::default());
+        let (pulse, health) = (Arc::new(Pulse::default()), base.health.clone());
         let engine = Engine::new(
             delivery_settings(&settings),
             publisher,
@@ -256,6 +262,7 @@ impl Gateway {
             stop_engine,
             engine,
             pulse,
+            health,
             dashboard,
             pushes,
             listening,
@@ -286,6 +293,7 @@ impl Gateway {
                         notify::alive();
                     }
                 }
+                part = self.health.failed() => return Err(failed(part, None)),
                 result = &mut self.engine => return Err(failed("engine", result.err())),
                 result = &mut self.listener => {
                     return match result {
@@ -352,6 +360,7 @@ impl Gateway {
             }
         }
         self.registry.reload().await;
+        self.dashboard.reload_users();
         self.reload_certificates();
         if let Some(pushes) = &self.pushes {
             pushes.reload();

@@ -46,6 +46,8 @@
 //! Imports go one way, `main → cli → app →` the rooms `→ config, host, ports, metrics, storage →
 //! core`; the rooms do not know each other.
 
+#![forbid(unsafe_code)]
+
 pub mod app;
 pub mod cli;
 pub mod client;

@@ -1,5 +1,7 @@
 //! Arguments in, exit code out; everything else is in the library.
 
+#![forbid(unsafe_code)]
+
 fn main() -> std::process::ExitCode {
     tidegate::cli::main()
 }

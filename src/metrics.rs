@@ -35,6 +35,7 @@ label!(Reason, reason);
 label!(Code, code);
 label!(Path, path);
 label!(State, state);
+label!(Outcome, outcome);
 
 /// The label `push`: a name from the configuration, of which there are eight at most.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -55,6 +56,9 @@ pub struct PushDrop {
 /// Why a push may give readings up: its buffer was full, the server will never take them, the gateway
 /// was stopped.
 pub const PUSH_DROPS: [&str; 3] = ["overflow", "refused", "stopped"];
+
+/// What a sign-in to the dashboard may come to.
+pub const LOGINS: [&str; 4] = ["ok", "wrong", "slowed", "busy"];
 
 /// Why a connection may be refused before the upgrade.
 pub const REFUSALS: [&str; 16] = [
@@ -168,8 +172,12 @@ pub struct Metrics {
     pub commands: Family<State, Counter>,
     /// Connections refused before the upgrade, by [`Reason`].
     pub connections_refused: Family<Reason, Counter>,
+    /// Sign-ins to the dashboard, by [`Outcome`].
+    pub logins: Family<Outcome, Counter>,
     /// Dashboards connected to the feed.
     pub viewers: Gauge,
+    /// Panics of any part, caught or not; each is a fault of the program.
+    pub panics: Counter,
     /// When the process started: Unix time in seconds by the clock of now. This and the next two are
     /// read from the system when they are asked for.
     pub start_time: Gauge<f64, AtomicU64>,
@@ -253,7 +261,9 @@ impl Metrics {
             ack_seconds: Family::new_with_constructor(histogram),
             commands: Family::default(),
             connections_refused: Family::default(),
+            logins: Family::default(),
             viewers: Gauge::default(),
+            panics: Counter::default(),
             start_time: Gauge::default(),
             cpu_seconds: Counter::default(),
             resident: Gauge::default(),
@@ -337,7 +347,9 @@ impl Metrics {
         r.register("ack_seconds", "From receipt to settlement", self.ack_seconds.clone());
         r.register("commands", "Commands that reached a state", self.commands.clone());
         r.register("connections_refused", "Connections refused", self.connections_refused.clone());
+        r.register("logins", "Sign-ins to the dashboard", self.logins.clone());
         r.register("viewers", "Dashboards connected to the feed", self.viewers.clone());
+        r.register("panics", "Parts of the program that panicked", self.panics.clone());
         r.register("start_time_seconds", "When the process started", self.start_time.clone());
         r.register("cpu_seconds", "Processor time used", self.cpu_seconds.clone());
         r.register("resident_memory_bytes", "Memory occupied", self.resident.clone());
@@ -372,6 +384,9 @@ impl Metrics {
         }
         for reason in REFUSALS {
             drop(self.connections_refused.get_or_create(&Reason { reason }));
+        }
+        for outcome in LOGINS {
+            drop(self.logins.get_or_create(&Outcome { outcome }));
         }
         for state in ["queued", "delivered", "done", "failed", "expired", "rejected"] {
             drop(self.commands.get_or_create(&State { state }));

@@ -7,4 +7,4 @@ import './styles/base.css';
 
 const root = document.getElementById('page');
 if (root) render(<Shell />, root);
-connect();
+void connect();

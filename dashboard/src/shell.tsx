@@ -6,12 +6,15 @@ import { useSignalEffect } from '@preact/signals';
 import { texts } from './i18n/index.ts';
 import { Banner } from './parts/banner.tsx';
 import { LanguageChoice } from './parts/language.tsx';
+import { Person } from './parts/person.tsx';
 import { UplinkNotice } from './parts/uplink.tsx';
 import { connection, status } from './state/gateway.ts';
 import { href, route } from './state/router.ts';
 import { DeviceView } from './views/device/view.tsx';
+import { mustSignIn } from './state/session.ts';
 import { GatewayView } from './views/gateway/view.tsx';
 import { Overview } from './views/overview/view.tsx';
+import { SignIn } from './views/sign-in/view.tsx';
 import './styles/shell.css';
 
 export function Shell() {
@@ -37,13 +40,18 @@ export function Shell() {
           <a href={href({ view: 'gateway' })} aria-current={current('gateway')}>{words.gateway}</a>
         </nav>
         <LanguageChoice />
+        <Person />
         <p class="link" role="status"><span class="dot" />{words.link[link]}</p>
       </header>
-      <Banner />
+      {!mustSignIn.value && <Banner />}
       <main id="content" tabIndex={-1}>
-        {at.view !== 'overview' && <UplinkNotice />}
-        {at.view === 'device' ? <DeviceView key={at.id} id={at.id} />
-          : at.view === 'gateway' ? <GatewayView /> : <Overview />}
+        {mustSignIn.value ? <SignIn /> : (
+          <>
+            {at.view !== 'overview' && <UplinkNotice />}
+            {at.view === 'device' ? <DeviceView key={at.id} id={at.id} />
+              : at.view === 'gateway' ? <GatewayView /> : <Overview />}
+          </>
+        )}
       </main>
     </div>
   );

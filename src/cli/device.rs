@@ -64,13 +64,16 @@ enum Command {
 
 /// Changes or lists the registry that the configuration names.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let registry = args.config.settings()?.devices.registry;
+    let settings = args.config.settings()?;
+    let registry = settings.devices.registry.clone();
+    let noted = |what: String| super::audit(&settings, "device", &what);
     let now = SystemClock::new().unix();
     match args.command {
         Command::Add { id, readings, commands } => {
             let mut editor = Editor::open(&registry)?;
             let token = editor.add(&id, &Permissions { readings, commands }, now)?;
             editor.save()?;
+            noted(format!("registered {id}"));
             done(&registry, &format!("{id} is registered"));
             writeln!(std::io::stdout(), "{token}")?;
         }
@@ -78,6 +81,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let mut editor = Editor::open(&registry)?;
             let token = editor.rotate(&id, overlap, now)?;
             editor.save()?;
+            noted(format!("new token of {id}"));
             done(&registry, &format!("{id} has a new token"));
             writeln!(std::io::stdout(), "{token}")?;
         }
@@ -85,6 +89,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let mut editor = Editor::open(&registry)?;
             editor.remove(&id)?;
             editor.save()?;
+            noted(format!("removed {id}"));
             done(&registry, &format!("{id} is removed"));
         }
         Command::List { json } => list(&registry, json, now)?,

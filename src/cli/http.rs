@@ -1,6 +1,7 @@
 //! Requests to a running gateway's dashboard listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
+use hyper::header::HeaderValue;
 use hyper::{Request, Response, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -45,6 +47,8 @@ pub(super) struct Gateway {
     authority: String,
     /// The certificate that it has to show: that of its own configuration.
     certificate: Option<CertificateDer<'static>>,
+    /// An API token, as a header has it.
+    token: Option<HeaderValue>,
 }
 
 impl Gateway {
@@ -53,7 +57,8 @@ impl Gateway {
         // The first of the chain is the gateway's own.
         let chain = dashboard.tls.as_ref().map(|tls| tls::certificates(&tls.cert)).transpose()?;
         let certificate = chain.and_then(|chain| chain.into_iter().next());
-        Ok(Self { authority: reachable(dashboard.listen).to_string(), certificate })
+        let authority = reachable(dashboard.listen).to_string();
+        Ok(Self { authority, certificate, token: None })
     }
 
     /// The one at a URL such as `http://127.0.0.1:8080`.
@@ -63,7 +68,36 @@ impl Gateway {
             bail!("{url:?} cannot be used: write http://HOST:PORT");
         };
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Self { authority: format!("{}:{port}", authority.host()), certificate: None })
+        Ok(Self {
+            authority: format!("{}:{port}", authority.host()),
+            certificate: None,
+            token: None,
+        })
+    }
+
+    /// Shows the token in `file` with every request.
+    pub(super) fn with_token(mut self, file: &Path) -> anyhow::Result<Self> {
+        let host = self.authority.rsplit_once(':').map_or("", |(host, _)| host);
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let here =
+            host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|ip| ip.is_loopback());
+        if self.certificate.is_none() && !here {
+            bail!(
+                "the token would cross the network to {} in the clear; use ssh -L, or run this on the \
+                 gateway's machine",
+                self.authority
+            );
+        }
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("{} cannot be read", file.display()))?;
+        let token = text.lines().next().unwrap_or_default().trim();
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .ok()
+            .filter(|_| !token.is_empty())
+            .with_context(|| format!("{} holds no token", file.display()))?;
+        value.set_sensitive(true);
+        self.token = Some(value);
+        Ok(self)
     }
 
     /// `HOST:PORT`
@@ -92,11 +126,12 @@ impl Gateway {
     pub(super) async fn ask(&self, path: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
         let agent = concat!("tidegate-cli/", env!("CARGO_PKG_VERSION"));
         let (mut sender, connection) = self.connect().await?;
-        let request = Request::post(path)
+        let mut request = Request::post(path)
             .header(header::HOST, &self.authority)
             .header(header::USER_AGENT, agent)
             .header(header::CONTENT_TYPE, "application/json")
             .body(body.into())?;
+        self.show_token(&mut request);
         whole(&mut sender, connection, request).await
     }
 
@@ -113,7 +148,7 @@ impl Gateway {
             .with_context(|| format!("no answer from {at} within {} s", limit.as_secs()))?
             .with_context(|| format!("no gateway can be reached at {at}; does it run?"))?;
         if status != wanted {
-            bail!("{at} answered {status}: {}", said(&body));
+            return Err(self.refused(status, &body));
         }
         Ok(body)
     }
@@ -141,7 +176,7 @@ impl Gateway {
             if status != StatusCode::OK {
                 let body = Limited::new(answer.into_body(), MAX_BODY).collect().await;
                 let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-                bail!("{} answered {status}: {}", self.authority, said(&body));
+                return Err(self.refused(status, &body));
             }
             while let Some(frame) = answer.body_mut().frame().await {
                 if let Some(data) = frame.context("the feed broke off")?.data_ref() {
@@ -158,7 +193,33 @@ impl Gateway {
     }
 
     fn getting(&self, path: &str) -> anyhow::Result<Request<Full<Bytes>>> {
-        Ok(Request::get(path).header(header::HOST, &self.authority).body(Full::default())?)
+        let mut request =
+            Request::get(path).header(header::HOST, &self.authority).body(Full::default())?;
+        self.show_token(&mut request);
+        Ok(request)
+    }
+
+    fn show_token(&self, request: &mut Request<Full<Bytes>>) {
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
+    }
+
+    /// What the gateway's answer is as an error.
+    fn refused(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
+        let at = &self.authority;
+        let hint = match (status, &self.token) {
+            (StatusCode::UNAUTHORIZED, None) => {
+                ". This gateway has users: `tidegate user token NAME --role viewer > FILE` makes a \
+                 token (operator to command); name the file with --token-file FILE or in \
+                 TIDEGATE_TOKEN_FILE"
+            }
+            (StatusCode::UNAUTHORIZED, Some(_)) => {
+                ". `tidegate user list` shows which tokens there are"
+            }
+            _ => "",
+        };
+        anyhow::anyhow!("{at} answered {status}: {}{hint}", said(body))
     }
 
     async fn connect(&self) -> anyhow::Result<(Sender, Driving)> {

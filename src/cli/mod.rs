@@ -10,12 +10,14 @@ mod demo;
 mod device;
 mod http;
 mod run;
+mod secret;
 mod send;
 mod simulate;
 mod spool;
 mod status;
 mod tls;
 mod told;
+mod user;
 mod watch;
 mod words;
 
@@ -27,7 +29,8 @@ use clap::{Parser, Subcommand};
 
 use crate::config::fault::Faults;
 use crate::config::registry::edit::EditError;
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, users};
+use crate::host::audit::{Audit, Entry};
 
 /// `EX_CONFIG` of sysexits.h.
 const INVALID_CONFIGURATION: u8 = 78;
@@ -41,6 +44,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(done),
         Command::Check(args) => check::run(&args).map(done),
         Command::Device(args) => device::run(args).map(done),
+        Command::User(args) => user::run(args).map(done),
         Command::Tls(args) => tls::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
         Command::Watch(args) => watch::run(&args).map(done),
@@ -75,6 +79,8 @@ enum Command {
     Check(check::Args),
     /// Register devices and manage their tokens.
     Device(device::Args),
+    /// Manage who may use the dashboard, and the tokens of programs.
+    User(user::Args),
     /// Make certificates for a site without an authority of its own.
     Tls(tls::Args),
     /// Show how a running gateway is doing.
@@ -99,6 +105,9 @@ enum Command {
     #[command(hide = true)]
     DemoGateway(run::Args),
 }
+
+/// Names the file with the API token.
+const TOKEN_FILE: &str = "TIDEGATE_TOKEN_FILE";
 
 /// `--config FILE`
 #[derive(Debug, Clone, clap::Args)]
@@ -125,14 +134,42 @@ struct GatewayAddress {
     /// the configuration says.
     #[arg(long)]
     url: Option<String>,
+    /// The file that holds an API token, where the gateway has users; without it the one that
+    /// `TIDEGATE_TOKEN_FILE` names.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 impl GatewayAddress {
     fn gateway(&self) -> anyhow::Result<http::Gateway> {
-        match &self.url {
+        let gateway = match &self.url {
             Some(url) => http::Gateway::at(url),
             None => http::Gateway::of(&self.config.settings()?.dashboard),
+        }?;
+        let set = || std::env::var_os(TOKEN_FILE).filter(|path| !path.is_empty());
+        match self.token_file.clone().or_else(|| set().map(PathBuf::from)) {
+            Some(path) => gateway.with_token(&path),
+            None => Ok(gateway),
         }
+    }
+}
+
+/// Notes in the audit log of the gateway with these settings what its operator has done.
+fn audit(settings: &Settings, event: &'static str, what: &str) {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
+    let uid = rustix::process::getuid().as_raw();
+    let who = user.map_or_else(|| format!("uid {uid}"), |user| format!("{user} (uid {uid})"));
+    let entry = Entry {
+        event,
+        who: Some(who),
+        from: Some("command line".into()),
+        what: Some(what.into()),
+        outcome: "ok".into(),
+        ..Entry::default()
+    };
+    let folder = &settings.gateway.data_dir;
+    if let Err(error) = Audit::append(folder, entry) {
+        eprintln!("tidegate: not noted in the audit log in {}: {error}", folder.display());
     }
 }
 
@@ -143,8 +180,9 @@ fn report(error: &anyhow::Error) -> ExitCode {
         // Whoever read the output has seen enough.
         return ExitCode::SUCCESS;
     }
-    let invalid =
-        error.is::<Faults>() || matches!(error.downcast_ref(), Some(EditError::Invalid(_)));
+    let invalid = error.is::<Faults>()
+        || matches!(error.downcast_ref(), Some(EditError::Invalid(_)))
+        || matches!(error.downcast_ref(), Some(users::edit::EditError::Invalid(_)));
     if error.is::<Faults>() {
         // One line each, to be read by people and editors: nothing in front.
         eprintln!("{error}");

@@ -2,7 +2,7 @@
 
 use crate::app::{self, AppError};
 use crate::config::Settings;
-use crate::host::logging;
+use crate::host::{self, logging};
 
 /// Arguments of `tidegate run`.
 #[derive(Debug, clap::Args)]
@@ -13,6 +13,7 @@ pub(super) struct Args {
 
 /// Runs until a signal ends it.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
+    host::only_for_us();
     let settings = Settings::load(&args.config.path)?;
     let logging = logging::init(&settings.log)?;
     app::run(settings, &logging).map_err(|error| match error {

@@ -1,8 +1,9 @@
 //! Puts [`Settings`] together from checked values.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fault::{Faults, Source};
+use super::places::Places;
 use super::raw::Values;
 use super::{
     Auth, Commands, Dashboard, Devices, Drain, Gateway, History, Log, LogTarget, Mqtt, MqttVersion,
@@ -18,14 +19,14 @@ pub(super) fn settings(
     host: &Surroundings,
     faults: &mut Faults,
 ) -> Settings {
-    let from = From { v: &values, folder: source.file.parent().unwrap_or(Path::new("")) };
+    let from = From { v: &values, places: Places::new(source.file, host) };
     let id = gateway_id(&values, source, host, faults);
     Settings {
         gateway: Gateway {
             data_dir: from
                 .path("gateway.data_dir")
                 .or_else(|| host.state_directory.clone())
-                .unwrap_or_else(|| from.folder.join("data")),
+                .unwrap_or_else(|| from.places.folder().join("data")),
             grace: values.time("gateway.grace"),
             id: id.clone(),
         },
@@ -37,6 +38,9 @@ pub(super) fn settings(
             listen: values.address("dashboard.listen"),
             proxies: from.proxies("dashboard"),
             tls: from.tls("dashboard.tls"),
+            users: from.path("dashboard.users"),
+            session_idle: values.time("dashboard.session_idle"),
+            session_max: values.time("dashboard.session_max"),
         },
         history: from.history(),
         pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),
@@ -68,12 +72,12 @@ fn gateway_id(
 
 struct From<'a> {
     v: &'a Values,
-    folder: &'a Path,
+    places: Places<'a>,
 }
 
 impl From<'_> {
     fn path(&self, key: &str) -> Option<PathBuf> {
-        self.v.text(key).map(|text| self.folder.join(text))
+        self.v.text(key).map(|text| self.places.path(&text))
     }
 
     fn tls(&self, table: &str) -> Option<Tls> {
@@ -91,8 +95,8 @@ impl From<'_> {
         Proxies {
             trusted: trusted.iter().filter_map(|network| text::network(network)).collect(),
             header: match header.as_deref() {
-                Some("x-forwarded-for") => ProxyHeader::XForwardedFor,
-                _ => ProxyHeader::ProxyProtocol,
+                Some("proxy-protocol") => ProxyHeader::ProxyProtocol,
+                _ => ProxyHeader::XForwardedFor,
             },
         }
     }
@@ -254,12 +258,14 @@ impl From<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::time::Duration;
 
     fn settings(text: &str) -> Settings {
         let host = Surroundings {
             host_name: Some("host-1".into()),
             state_directory: Some("/state".into()),
+            ..Surroundings::default()
         };
         Settings::parse(text, Path::new("/etc/t/tidegate.toml"), &host).unwrap()
     }
@@ -441,7 +447,7 @@ max_backoff = \"18s\"
              max_handshakes_per_second = 26\nmax_handshakes_per_second_per_address = 27\n\
              trusted_proxies = [\"10.0.0.1\", \"2001:db8::/32\"]\nproxy_header = \"x-forwarded-for\"\n\
              write_timeout = \"28s\"\n\
-             [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\n",
+             [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\nproxy_header = \"proxy-protocol\"\n",
         );
         let d = s.devices;
         let rate = Rate {
@@ -470,7 +476,7 @@ max_backoff = \"18s\"
     fn a_host_without_a_usable_name_needs_one_in_the_file() {
         let file = Path::new("t.toml");
         for host_name in [None, Some("a/b".to_owned()), Some(String::new())] {
-            let host = Surroundings { host_name, state_directory: None };
+            let host = Surroundings { host_name, ..Surroundings::default() };
             let faults = Settings::parse("", file, &host).unwrap_err();
             assert!(faults.to_string().starts_with("t.toml: gateway.id: is not set"), "{faults}");
             let settings = Settings::parse("gateway.id = \"g\"", file, &host).unwrap();

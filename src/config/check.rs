@@ -3,6 +3,7 @@
 mod push;
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,14 +14,17 @@ use tokio_rustls::rustls::pki_types::{
 };
 
 use super::fault::{Faults, Source};
+use super::places::{Places, credential};
 use super::raw::{Values, without_number};
 use super::registry::Registry;
-use super::{Auth, PayloadFormat, Proxies, Settings, Tls};
+use super::users::Users;
+use super::{Auth, PayloadFormat, Proxies, ProxyHeader, Settings, Tls};
 
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
 pub(super) struct Check<'a> {
     pub(super) values: &'a Values,
     pub(super) source: &'a Source<'a>,
+    pub(super) places: Places<'a>,
     pub(super) faults: &'a mut Faults,
     pub(super) warnings: Vec<String>,
 }
@@ -59,6 +63,7 @@ impl Check<'_> {
             self.fault("gateway.data_dir", problem, "a folder");
         }
         self.registry(settings);
+        self.users(settings);
     }
 
     pub(super) fn fault(&mut self, key: &str, problem: impl Into<String>, allowed: &str) {
@@ -150,17 +155,39 @@ impl Check<'_> {
     fn dashboard(&mut self, settings: &Settings) {
         self.proxies("dashboard.trusted_proxies", &settings.dashboard.proxies);
         let listen = settings.dashboard.listen;
-        if self.values.mentions("dashboard.users") {
+        let loopback = listen.ip().is_loopback();
+        let dashboard = &settings.dashboard;
+        if !self.values.mentions("dashboard.users") {
+            if !loopback {
+                self.fault(
+                    "dashboard.listen",
+                    format!("{listen} is not loopback, and without users anyone who reaches it is in"),
+                    "a loopback address such as 127.0.0.1:8080, or dashboard.users and dashboard.tls \
+                     beside it",
+                );
+            }
+        } else if !loopback && !self.values.has_table("dashboard.tls") {
+            if dashboard.proxies.trusted.is_empty()
+                || dashboard.proxies.header != ProxyHeader::XForwardedFor
+            {
+                self.fault(
+                    "dashboard.listen",
+                    format!("{listen} is not loopback, and without TLS passwords would cross the network in the clear"),
+                    "a loopback address, or [dashboard.tls], or dashboard.trusted_proxies (with \
+                      \"x-forwarded-for\") where a proxy in front does TLS",
+                );
+            } else {
+                self.warnings.push(format!(
+                    "dashboard.listen is {listen} and there is no [dashboard.tls]: passwords cross the \
+                     way from the proxy in the clear; only dashboard.trusted_proxies are answered"
+                ));
+            }
+        }
+        if dashboard.session_idle > dashboard.session_max {
             self.fault(
-                "dashboard.users",
-                "users and passwords are not in this version",
-                "leave it out and keep dashboard.listen on loopback",
-            );
-        } else if !listen.ip().is_loopback() {
-            self.fault(
-                "dashboard.listen",
-                format!("{listen} is not loopback, and without a login anyone who reaches it is in"),
-                "a loopback address such as 127.0.0.1:8080 (a proxy or ssh -L can carry it further)",
+                "dashboard.session_idle",
+                "is more than dashboard.session_max",
+                "at most dashboard.session_max",
             );
         }
         self.table_of_two("dashboard.tls");
@@ -199,6 +226,20 @@ impl Check<'_> {
         match Registry::load(path) {
             Ok(None) if settings.devices.auth == Auth::Token => self.warnings.push(format!(
                 "{} is not there, so no device can connect yet; `tidegate device add ID` makes it",
+                path.display()
+            )),
+            // It holds hashes: whoever reads it gains nothing, whoever writes it is in.
+            Ok(_) => self.open_to_others("devices.registry", path, 0o002, "changed"),
+            Err(faults) => self.faults.extend(faults),
+        }
+    }
+
+    fn users(&mut self, settings: &Settings) {
+        let Some(path) = &settings.dashboard.users else { return };
+        match Users::load(path) {
+            Ok(users) if users.as_ref().is_none_or(Users::is_empty) => self.warnings.push(format!(
+                "nobody can sign in yet: {} holds no user; `tidegate user add NAME --role admin` \
+                 makes the first",
                 path.display()
             )),
             Ok(_) => {}
@@ -240,6 +281,7 @@ impl Check<'_> {
             Ok(bytes) => PrivateKeyDer::from_pem_slice(&bytes).ok(),
             Err(e) => return self.unreadable(key_key, key, &e),
         };
+        self.guarded(key_key, key);
         let Some(private) = private else {
             let problem = format!("{} holds no private key", key.display());
             return self.fault(key_key, problem, "a PEM file with an unencrypted private key");
@@ -282,6 +324,7 @@ impl Check<'_> {
     pub(super) fn secret(&mut self, key: &str, path: &Path) -> Option<String> {
         match std::fs::read_to_string(path) {
             Ok(text) => {
+                self.guarded(key, path);
                 let secret = text.trim_end_matches(['\r', '\n']);
                 if !secret.is_empty() {
                     return Some(secret.to_owned());
@@ -293,7 +336,45 @@ impl Check<'_> {
         None
     }
 
+    /// A secret that everybody on the machine may read or replace is none; its group may be let in
+    /// on purpose.
+    fn guarded(&mut self, key: &str, path: &Path) {
+        self.open_to_others(key, path, 0o006, "read or replaced");
+    }
+
+    fn open_to_others(&mut self, key: &str, path: &Path, bits: u32, what: &str) {
+        let Ok(meta) = std::fs::metadata(path) else { return };
+        let mode = meta.permissions().mode() & 0o777;
+        if mode & bits != 0 {
+            let path = path.display();
+            self.warnings.push(format!(
+                "{}: {path} can be {what} by every user of this machine (its mode is {mode:03o}): \
+                 chmod o= {path}",
+                without_number(key)
+            ));
+        }
+    }
+
     fn unreadable(&mut self, key: &str, path: &Path, error: &std::io::Error) {
+        let set = self.values.text(key).unwrap_or_default();
+        if let Some(name) = credential(&set) {
+            let problem = if !self.places.has_credentials() {
+                format!(
+                    "is credential {name:?}, and no credentials were passed: there is no \
+                     $CREDENTIALS_DIRECTORY"
+                )
+            } else if error.kind() == std::io::ErrorKind::NotFound {
+                format!("credential {name:?} was not passed")
+            } else {
+                format!("credential {name:?} cannot be read: {error}")
+            };
+            let allowed = format!(
+                "one that systemd passes: LoadCredential={name}:/path/of/the/file in the unit (to \
+                 check by hand: systemd-run --pty --property=LoadCredential={name}:/path tidegate \
+                 check)"
+            );
+            return self.fault(key, problem, &allowed);
+        }
         self.fault(key, format!("{} cannot be read: {error}", path.display()), "a readable file");
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value as Json};
 
 use super::Settings;
+use super::places::credential;
 use super::raw::{Value, Values};
 use super::schema::{KEYS, Key, Kind, Otherwise, REPEATED};
 use super::text::without_credentials;
@@ -69,7 +70,8 @@ impl Settings {
             Value::Number(n) => n.into(),
             Value::Size(n) => format_size(n).into(),
             Value::Time(time) => format_time(time).into(),
-            Value::Text(text) if matches!(kind, Kind::Path) => {
+            Value::Text(text) if credential(&text).is_some() => text.into(),
+            Value::Text(text) if matches!(kind, Kind::Path | Kind::File) => {
                 let folder = self.file.parent().unwrap_or(Path::new(""));
                 shown(&folder.join(text))
             }
@@ -109,7 +111,7 @@ mod tests {
     use crate::config::Surroundings;
 
     fn settings(text: &str) -> Settings {
-        let host = Surroundings { host_name: Some("host-1".into()), state_directory: None };
+        let host = Surroundings { host_name: Some("host-1".into()), ..Surroundings::default() };
         Settings::parse(text, Path::new("/etc/t/tidegate.toml"), &host).unwrap()
     }
 
@@ -119,7 +121,7 @@ mod tests {
         for key in KEYS.iter().filter(|key| table_of(key.path).is_none()) {
             let value = shown.pointer(&format!("/{}", key.path.replace('.', "/")));
             match (key.default, &key.kind) {
-                (Otherwise::Toml(text), kind) if !matches!(kind, Kind::Path) => {
+                (Otherwise::Toml(text), kind) if !matches!(kind, Kind::Path | Kind::File) => {
                     let value = value.unwrap_or_else(|| panic!("{} is missing", key.path));
                     let default: Json = match text.parse::<f64>() {
                         // 200 is a number and is shown as one.

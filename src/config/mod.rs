@@ -9,12 +9,14 @@ mod check;
 pub mod fault;
 pub mod guarded;
 mod in_force;
+mod places;
 pub mod raw;
 pub mod registry;
 pub mod schema;
 pub mod text;
 pub mod units;
 pub mod url;
+pub mod users;
 pub mod watch;
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +26,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use self::fault::{Faults, Source};
+use self::places::Places;
 use self::raw::Values;
 use self::schema::Applies;
 use self::url::WriteUrl;
@@ -67,6 +70,8 @@ pub struct Surroundings {
     pub host_name: Option<String>,
     /// The default of `gateway.data_dir`: what systemd made for the service.
     pub state_directory: Option<PathBuf>,
+    /// Where `credential:NAME` is: what systemd made for the service.
+    pub credentials_directory: Option<PathBuf>,
 }
 
 /// What a newer configuration changes.
@@ -137,10 +142,12 @@ impl Settings {
         let source = Source::new(file, text);
         let mut faults = Faults::default();
         let values = Values::read(&source, &mut faults);
+        let places = Places::new(file, host);
         let mut settings = assemble::settings(values, &source, host, &mut faults);
         let mut check = check::Check {
             values: &settings.values,
             source: &source,
+            places,
             faults: &mut faults,
             warnings: Vec::new(),
         };
@@ -165,7 +172,10 @@ impl Surroundings {
         let state_directory = std::env::var_os("STATE_DIRECTORY")
             .and_then(|all| std::env::split_paths(&all).next())
             .filter(|first| !first.as_os_str().is_empty());
-        Self { host_name, state_directory }
+        let credentials_directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute());
+        Self { host_name, state_directory, credentials_directory }
     }
 }
 
@@ -264,9 +274,9 @@ pub struct Proxies {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ProxyHeader {
     /// A header of the PROXY protocol, version 2, before everything else, TLS included.
-    #[default]
     ProxyProtocol,
     /// `X-Forwarded-For` in the request.
+    #[default]
     XForwardedFor,
 }
 
@@ -437,6 +447,12 @@ pub struct Dashboard {
     pub proxies: Proxies,
     /// `[dashboard.tls]`
     pub tls: Option<Tls>,
+    /// The file of users and API tokens; without it there is no login.
+    pub users: Option<PathBuf>,
+    /// How long a session lasts without a request.
+    pub session_idle: Duration,
+    /// How long a session lasts at most.
+    pub session_max: Duration,
 }
 
 /// What is kept of the readings of the last day, for charts.

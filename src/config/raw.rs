@@ -11,8 +11,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Faults, Source, suggest};
+use super::places::{check_name, credential};
 use super::registry::described;
-use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise, Repeated};
+use super::schema::{self, Applies, KEYS, Key, Kind, Otherwise, Repeated, Rule};
 use super::units::{parse_size, parse_time};
 
 /// A checked value.
@@ -28,7 +29,7 @@ pub enum Value {
     Size(u64),
     /// [`Kind::Time`]
     Time(Duration),
-    /// [`Kind::OneOf`], [`Kind::Text`], [`Kind::Path`]
+    /// [`Kind::OneOf`], [`Kind::Text`], [`Kind::Path`], [`Kind::File`]
     Text(String),
     /// [`Kind::Texts`]
     Texts(Vec<String>),
@@ -366,10 +367,19 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
             let not_one = |_| here(format!("{text:?} is not an IP address and port"));
             Value::Address(text.parse().map_err(not_one)?)
         }
-        Kind::Path => {
+        Kind::Path | Kind::File => {
             let text = string()?;
             if text.is_empty() || text.contains('\0') {
                 return Err(here(format!("{text:?} is not a path")));
+            }
+            match (credential(text), &key.kind) {
+                (Some(name), Kind::File) => check_name(name).map_err(here)?,
+                (Some(_), _) => {
+                    let problem = "changes while the gateway runs, and a credential is a copy that \
+                                   systemd makes at the start";
+                    return Err(here(problem.into()));
+                }
+                (None, _) => {}
             }
             Value::Text(text.to_owned())
         }
@@ -378,23 +388,25 @@ fn check(key: &Key, value: &Spanned<DeValue<'_>>) -> Result<Value, (Range<usize>
             (rule.check)(text).map_err(here)?;
             Value::Text(text.to_owned())
         }
-        Kind::Texts(rule) => {
-            let mut texts = Vec::new();
-            for item in held.as_array().ok_or_else(mismatch)? {
-                let problem = match item.get_ref().as_str() {
-                    Some(text) => {
-                        texts.push(text.to_owned());
-                        (rule.check)(text).err()
-                    }
-                    None => Some(format!("holds {}", described(item.get_ref()))),
-                };
-                if let Some(problem) = problem {
-                    return Err((item.span(), problem));
-                }
-            }
-            Value::Texts(texts)
-        }
+        Kind::Texts(rule) => texts(rule, held.as_array().ok_or_else(mismatch)?)?,
     })
+}
+
+fn texts(rule: &Rule, items: &[Spanned<DeValue<'_>>]) -> Result<Value, (Range<usize>, String)> {
+    let mut texts = Vec::new();
+    for item in items {
+        let problem = match item.get_ref().as_str() {
+            Some(text) => {
+                texts.push(text.to_owned());
+                (rule.check)(text).err()
+            }
+            None => Some(format!("holds {}", described(item.get_ref()))),
+        };
+        if let Some(problem) = problem {
+            return Err((item.span(), problem));
+        }
+    }
+    Ok(Value::Texts(texts))
 }
 
 /// `None`: not an integer. `Some(None)`: one that does not fit.

@@ -95,11 +95,7 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong, each fault with its line.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Faults> {
-        let mut parser = Parser {
-            source: Source::new(file, text),
-            faults: Faults::default(),
-            shared: HashMap::new(),
-        };
+        let mut parser = Parser::new(text, file);
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             parser.faults.push(parser.source.syntax(error));
@@ -234,7 +230,11 @@ impl Hash {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix(HASH_PREFIX)?.as_bytes();
         let mut hash = [0; 32];
         if hex.len() != hash.len() * 2 {
@@ -261,15 +261,20 @@ impl std::fmt::Debug for Hash {
     }
 }
 
-struct Parser<'a> {
-    source: Source<'a>,
-    faults: Faults,
+/// Reads a file of entries; for that of the users too.
+pub(super) struct Parser<'a> {
+    pub(super) source: Source<'a>,
+    pub(super) faults: Faults,
     /// Devices with the same patterns share one [`Permissions`]; by what they look like.
     shared: HashMap<String, Arc<Permissions>>,
 }
 
-impl Parser<'_> {
-    fn fault(&mut self, span: Range<usize>, key: &str, problem: String, allowed: &str) {
+impl<'a> Parser<'a> {
+    pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
+        Self { source: Source::new(file, text), faults: Faults::default(), shared: HashMap::new() }
+    }
+
+    pub(super) fn fault(&mut self, span: Range<usize>, key: &str, problem: String, allowed: &str) {
         let allowed = (!allowed.is_empty()).then(|| allowed.to_owned());
         self.faults.push(self.source.fault(span, key, problem, allowed));
     }
@@ -354,7 +359,7 @@ impl Parser<'_> {
         hash
     }
 
-    fn date(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<f64> {
+    pub(super) fn date(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<f64> {
         let allowed = "a date and time such as 2025-11-22T08:26:40Z";
         let Some(date) = value.get_ref().as_datetime() else {
             self.wrong_type(value, path, allowed);
@@ -385,12 +390,12 @@ impl Parser<'_> {
         patterns
     }
 
-    fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, path: &str, allowed: &str) {
+    pub(super) fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, path: &str, allowed: &str) {
         let problem = format!("is {}", described(value.get_ref()));
         self.fault(value.span(), path, problem, allowed);
     }
 
-    fn unknown(
+    pub(super) fn unknown(
         &mut self,
         key: &Spanned<std::borrow::Cow<'_, str>>,
         path: &str,

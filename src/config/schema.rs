@@ -37,8 +37,10 @@ pub enum Kind {
     OneOfIntegers(&'static [i64]),
     /// An IP address and port.
     Address,
-    /// A file or folder.
+    /// A file or folder that the gateway or its tools write.
     Path,
+    /// A file that is only read; may be a credential of systemd.
+    File,
     /// A string with rules of its own.
     Text(&'static Rule),
     /// A list of such strings.
@@ -75,7 +77,9 @@ pub enum Applies {
 }
 
 use Applies::{Reload, Restart};
-use Kind::{Address, Flag, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time};
+use Kind::{
+    Address, File, Flag, Integer, Number, OneOf, OneOfIntegers, Path, Size, Text, Texts, Time,
+};
 use Otherwise::{Absent, Found, Toml};
 
 const fn key(path: &'static str, kind: Kind, default: Otherwise, applies: Applies) -> Key {
@@ -110,7 +114,7 @@ pub static KEYS: &[Key] = &[
         Restart,
     ),
     key("devices.trusted_proxies", Texts(&text::NETWORK), Toml("[]"), Restart),
-    key("devices.proxy_header", OneOf(PROXY_HEADERS), Toml("\"proxy-protocol\""), Restart),
+    key("devices.proxy_header", OneOf(PROXY_HEADERS), Toml("\"x-forwarded-for\""), Restart),
     key("devices.hello_timeout", Time(100, 5 * MINUTE), Toml("\"5s\""), Restart),
     key("devices.heartbeat_interval", Time(100, HOUR), Toml("\"30s\""), Restart),
     key("devices.heartbeat_timeout", Time(100, HOUR), Toml("\"10s\""), Restart),
@@ -123,10 +127,10 @@ pub static KEYS: &[Key] = &[
     key("devices.rate.burst", Number(1.0, 1_000_000.0), Toml("400"), Restart),
     key("devices.rate.bytes_per_second", Size(KIB, 1 << 30), Toml("\"1MiB\""), Restart),
     key("devices.rate.burst_bytes", Size(KIB, 1 << 30), Toml("\"4MiB\""), Restart),
-    key("devices.tls.cert", Path, Absent, Restart),
-    key("devices.tls.key", Path, Absent, Restart),
-    key("devices.tls.client_ca", Path, Absent, Restart),
-    key("devices.tls.crl", Path, Absent, Restart),
+    key("devices.tls.cert", File, Absent, Restart),
+    key("devices.tls.key", File, Absent, Restart),
+    key("devices.tls.client_ca", File, Absent, Restart),
+    key("devices.tls.crl", File, Absent, Restart),
     key("mqtt.url", Text(&text::BROKER_URL), Toml("\"mqtt://127.0.0.1:1883\""), Restart),
     key("mqtt.version", OneOfIntegers(&[4, 5]), Toml("5"), Restart),
     key("mqtt.prefix", Text(&text::PREFIX), Toml("\"tidegate/{gateway}\""), Restart),
@@ -140,10 +144,10 @@ pub static KEYS: &[Key] = &[
     key("mqtt.homeassistant_prefix", Text(&text::PREFIX), Toml("\"homeassistant\""), Restart),
     key("mqtt.client_id", Text(&text::CLIENT_ID), Toml("\"tidegate-{gateway}\""), Restart),
     key("mqtt.username", Text(&text::USER_NAME), Absent, Restart),
-    key("mqtt.password_file", Path, Absent, Restart),
-    key("mqtt.ca", Path, Absent, Restart),
-    key("mqtt.cert", Path, Absent, Restart),
-    key("mqtt.key", Path, Absent, Restart),
+    key("mqtt.password_file", File, Absent, Restart),
+    key("mqtt.ca", File, Absent, Restart),
+    key("mqtt.cert", File, Absent, Restart),
+    key("mqtt.key", File, Absent, Restart),
     key("mqtt.max_inflight", Integer(1, 65_535), Toml("100"), Restart),
     key("mqtt.ack_timeout", Time(100, 10 * MINUTE), Toml("\"10s\""), Restart),
     key("mqtt.max_backoff", Time(SECOND, 10 * MINUTE), Toml("\"60s\""), Restart),
@@ -161,19 +165,21 @@ pub static KEYS: &[Key] = &[
     key("commands.max_in_flight", Integer(1, 1000), Toml("8"), Restart),
     key("commands.default_ttl", Time(SECOND, 7 * DAY), Toml("\"60s\""), Restart),
     key("dashboard.listen", Address, Toml("\"127.0.0.1:8080\""), Restart),
-    key("dashboard.trusted_proxies", Texts(&text::NETWORK), Toml("[]"), Restart),
-    key("dashboard.proxy_header", OneOf(PROXY_HEADERS), Toml("\"proxy-protocol\""), Restart),
     key("dashboard.users", Path, Absent, Restart),
-    key("dashboard.tls.cert", Path, Absent, Restart),
-    key("dashboard.tls.key", Path, Absent, Restart),
+    key("dashboard.session_idle", Time(SECOND, 30 * DAY), Toml("\"12h\""), Restart),
+    key("dashboard.session_max", Time(SECOND, 365 * DAY), Toml("\"7d\""), Restart),
+    key("dashboard.trusted_proxies", Texts(&text::NETWORK), Toml("[]"), Restart),
+    key("dashboard.proxy_header", OneOf(PROXY_HEADERS), Toml("\"x-forwarded-for\""), Restart),
+    key("dashboard.tls.cert", File, Absent, Restart),
+    key("dashboard.tls.key", File, Absent, Restart),
     key("history.max_memory", Size(0, 1 << 30), Toml("\"8MiB\""), Restart),
     key("history.keep", OneOf(&["disk", "memory"]), Toml("\"disk\""), Restart),
     key("history.save_every", Time(0, DAY), Toml("\"1h\""), Restart),
     key("push.name", Text(&text::PUSH_NAME), Found("the host in the url"), Restart),
     key("push.url", Text(&text::PUSH_URL), Absent, Restart),
     key("push.auth", OneOf(&["token", "bearer", "basic"]), Toml("\"token\""), Restart),
-    key("push.token_file", Path, Absent, Restart),
-    key("push.ca", Path, Absent, Restart),
+    key("push.token_file", File, Absent, Restart),
+    key("push.ca", File, Absent, Restart),
     key("push.measurement", Text(&text::MEASUREMENT), Toml("\"readings\""), Restart),
     key("push.devices", Texts(&text::PATTERN), Toml("[]"), Restart),
     key("push.readings", Texts(&text::PATTERN), Toml("[]"), Restart),
@@ -243,6 +249,7 @@ impl Kind {
             Address => "address",
             Flag => "boolean",
             Path => "path",
+            File => "file",
             Texts(_) => "list of strings",
         }
     }
@@ -267,6 +274,7 @@ impl Kind {
             Address => "an IP address and port, \"127.0.0.1:7070\" or \"[::1]:7070\"".into(),
             Flag => "true or false".into(),
             Path => "the path of a file or folder".into(),
+            File => "the path of a file, or credential:NAME".into(),
             Text(rule) => rule.allowed.into(),
             Texts(rule) => format!("a list of: {}", rule.allowed),
         }

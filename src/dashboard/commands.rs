@@ -14,8 +14,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::http::{Refusal, check_origin, json};
+use super::http::{Refusal, json};
 use super::hub::Hub;
+use super::people::{Caller, People};
 use crate::core::command::{self, Record, Refusal as NotKept, Reply, Requester, Way};
 use crate::core::ids::DeviceId;
 use crate::ports::{CommandBook, CommandRequest};
@@ -41,14 +42,14 @@ pub(super) async fn ask(
     State(hub): State<Arc<Hub>>,
     device: Result<Path<String>, PathRejection>,
     query: Result<Query<Wait>, QueryRejection>,
-    Extension(Peer(peer)): Extension<Peer>,
+    Extension(people): Extension<Arc<People>>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response<Body>, Refusal> {
-    check_origin(request.headers())?;
     let access = &hub.context().commands;
     let wait = wait(query)?;
     let device = device_id(&device.map_or_else(|_| String::new(), |Path(device)| device))?;
-    let requester = requester(request.headers(), peer);
+    let requester = requester(request.headers(), &caller);
     let limit = command::Request::max_body(access.max_size);
     let body = to_bytes(request.into_body(), limit).await.map_err(|_| {
         let error = format!("the request could not be read, or is over {limit} bytes");
@@ -57,6 +58,10 @@ pub(super) async fn ask(
     let request = command::Request::parse(&body, access.max_size)
         .map_err(|bad| Refusal::new(StatusCode::BAD_REQUEST, bad.reason))?;
     let (reply, answer) = oneshot::channel();
+    let what = format!("{} to {device}", request.name);
+    let note = |what: String, outcome: String| {
+        people.audit().note(caller.entry("command", Some(what), outcome));
+    };
     let asked = CommandRequest { device, request, requester, reply };
     access.requests.try_send(asked).map_err(|error| match error {
         TrySendError::Full(_) => unavailable("too many requests at once; try again"),
@@ -64,8 +69,12 @@ pub(super) async fn ask(
     })?;
     let reply = answer.await.map_err(|_| unavailable("the gateway is stopping"))?;
     let mut record = match reply {
-        Reply::Kept { record, .. } => record,
+        Reply::Kept { record, .. } => {
+            note(format!("{what}, id {}", record.id), record.state().as_str().to_owned());
+            record
+        }
         Reply::Refused(refusal @ (NotKept::Full(_) | NotKept::Stalled(_))) => {
+            note(what, refusal.to_string());
             return Err(unavailable(&refusal.to_string()));
         }
     };
@@ -171,11 +180,12 @@ fn device_id(device: &str) -> Result<DeviceId, Refusal> {
     DeviceId::new(device).map_err(|error| Refusal::new(StatusCode::NOT_FOUND, error.to_string()))
 }
 
-fn requester(headers: &HeaderMap, peer: SocketAddr) -> Requester {
+fn requester(headers: &HeaderMap, caller: &Caller) -> Requester {
     let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
     let cli = agent.is_some_and(|agent| agent.starts_with(CLI_AGENT));
     let via = if cli { Way::Cli } else { Way::Http };
-    Requester { via, name: peer.ip().to_string(), response: None }
+    let name = caller.who.name().map_or_else(|| caller.address.to_string(), str::to_owned);
+    Requester { via, name, response: None }
 }
 
 fn bad(error: String) -> Refusal {

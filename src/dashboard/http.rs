@@ -3,18 +3,20 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
+use axum::{Extension, Router};
 use serde::Serialize;
 
 use super::assets::{self, ASSETS};
 use super::hub::Hub;
-use super::{api, commands, history, log, openapi, render, stream};
+use super::people::{Needs, People};
+use super::{api, commands, history, log, openapi, render, signin, stream};
+use crate::config::users::Role;
 
 /// What the page may do: load its own files and talk to its own gateway, nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -30,16 +32,38 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// An answer that is not what was asked for: `{"error": "…"}`.
+/// An answer that is not what was asked for: `{"error": "…"}`, with `"needs": "ROLE"` where one is
+/// missing.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
     error: String,
+    needs: Option<Role>,
+    retry_after: Option<u64>,
 }
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
-        Self { status, error: error.into() }
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
+        Self { status, error: error.into(), needs: None, retry_after }
+    }
+
+    pub(super) fn foreign_origin() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "pages of another origin may not do this")
+    }
+
+    /// With the role that it would take.
+    pub(super) fn needing(self, role: Role) -> Self {
+        Self { needs: Some(role), ..self }
+    }
+
+    /// With the seconds to wait before trying again.
+    pub(super) fn after(self, seconds: u64) -> Self {
+        Self { retry_after: Some(seconds), ..self }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 }
 
@@ -48,11 +72,18 @@ impl IntoResponse for Refusal {
         #[derive(Serialize)]
         struct Document {
             error: String,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            needs: Option<&'static str>,
         }
-        let mut response = json(&Document { error: self.error });
+        let needs = self.needs.map(Role::as_str);
+        let mut response = json(&Document { error: self.error, needs });
         *response.status_mut() = self.status;
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -72,32 +103,48 @@ pub(super) fn body(content_type: &'static str, body: Body) -> Response<Body> {
     response
 }
 
-/// What there is to ask for besides the page.
-pub(super) fn routes() -> Vec<(&'static str, MethodRouter<Arc<Hub>>)> {
-    vec![
-        ("/healthz", get(api::healthz)),
-        ("/readyz", get(api::readyz)),
-        ("/metrics", get(api::metrics)),
-        ("/api/v1/status", get(api::status)),
-        ("/api/v1/gateway", get(api::gateway)),
-        ("/api/v1/log", get(log::list)),
-        ("/api/v1/openapi.json", get(openapi::document)),
-        ("/api/v1/devices", get(api::devices)),
-        ("/api/v1/devices/{device}", get(api::device)),
-        ("/api/v1/devices/{device}/history", get(history::query::history)),
-        ("/api/v1/devices/{device}/commands", post(commands::ask)),
-        ("/api/v1/commands", get(commands::list)),
-        ("/api/v1/commands/{id}", get(commands::one)),
-        ("/api/v1/stream", get(stream::websocket)),
-        ("/api/v1/events", get(stream::events)),
-    ]
+/// Something to ask for, and what it needs of who asks.
+pub(super) struct Route {
+    pub(super) path: &'static str,
+    pub(super) needs: Needs,
+    answer: MethodRouter<Arc<Hub>>,
+}
+
+/// What there is to ask for besides the page, which tells nothing by itself.
+pub(super) fn routes() -> Vec<Route> {
+    use Needs::Nothing;
+    const VIEWER: Needs = Needs::Role(Role::Viewer);
+    const OPERATOR: Needs = Needs::Role(Role::Operator);
+    const ADMIN: Needs = Needs::Role(Role::Admin);
+    let session = get(signin::who).post(signin::sign_in).delete(signin::sign_out);
+    let routes = [
+        ("/healthz", Nothing, get(api::healthz)),
+        ("/readyz", Nothing, get(api::readyz)),
+        ("/metrics", VIEWER, get(api::metrics)),
+        ("/api/v1/session", Nothing, session),
+        ("/api/v1/status", VIEWER, get(api::status)),
+        ("/api/v1/gateway", OPERATOR, get(api::gateway)),
+        ("/api/v1/log", OPERATOR, get(log::list)),
+        ("/api/v1/audit", ADMIN, get(signin::audit)),
+        ("/api/v1/openapi.json", Nothing, get(openapi::document)),
+        ("/api/v1/devices", VIEWER, get(api::devices)),
+        ("/api/v1/devices/{device}", VIEWER, get(api::device)),
+        ("/api/v1/devices/{device}/history", VIEWER, get(history::query::history)),
+        ("/api/v1/devices/{device}/commands", OPERATOR, post(commands::ask)),
+        ("/api/v1/commands", VIEWER, get(commands::list)),
+        ("/api/v1/commands/{id}", VIEWER, get(commands::one)),
+        ("/api/v1/stream", VIEWER, get(stream::websocket)),
+        ("/api/v1/events", VIEWER, get(stream::events)),
+    ];
+    routes.into_iter().map(|(path, needs, answer)| Route { path, needs, answer }).collect()
 }
 
 /// All there is to ask for.
-pub(super) fn router(hub: Arc<Hub>) -> Router {
+pub(super) fn router(hub: Arc<Hub>, people: Arc<People>) -> Router {
     let mut router = Router::new();
-    for (path, answer) in routes() {
-        router = router.route(path, answer);
+    for Route { path, needs, answer } in routes() {
+        let admitted = middleware::from_fn_with_state((Arc::clone(&people), needs), admit);
+        router = router.route(path, answer.route_layer(admitted));
     }
     for asset in ASSETS {
         let answer = move |headers: HeaderMap| async move { asset.answer(&headers) };
@@ -115,15 +162,21 @@ pub(super) fn router(hub: Arc<Hub>) -> Router {
             let error = format!("{} is not possible here", request.method());
             Refusal::new(StatusCode::METHOD_NOT_ALLOWED, error)
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&hub), guard))
+        .layer(middleware::from_fn_with_state((Arc::clone(&hub), Arc::clone(&people)), guard))
+        .layer(Extension(people))
         .with_state(hub)
 }
 
 /// Stands before every route.
-async fn guard(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Response<Body> {
+async fn guard(
+    State((hub, people)): State<(Arc<Hub>, Arc<People>)>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
     // Probes tell nothing that needs guarding, and load balancers send Host headers of their own.
     let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-    let mut response = match check_host(&request, &hub.context().allowed_hosts) {
+    let host = check_host(&request, &hub.context().allowed_hosts);
+    let mut response = match host.and_then(|()| people.check_way(&request)) {
         Err(refusal) if !probe => refusal.into_response(),
         _ => next.run(request).await,
     };
@@ -132,6 +185,22 @@ async fn guard(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Res
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// Stands before each route: finds out who asks, and whether they may.
+async fn admit(
+    State((people, needs)): State<(Arc<People>, Needs)>,
+    mut request: Request,
+    next: Next,
+) -> Response<Body> {
+    let caller = people.caller(&request);
+    if let Err(refusal) = people.check(&caller, needs, &request) {
+        let what = format!("{} {}", request.method(), request.uri().path());
+        people.note_refusal(&caller, what, refusal.status());
+        return refusal.into_response();
+    }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
 /// Refuses requests for a name that is not this gateway's: a page elsewhere could point a name of
@@ -165,8 +234,7 @@ pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
     if own.is_some() && own == host {
         return Ok(());
     }
-    let error = "pages of another origin may not do this";
-    Err(Refusal::new(StatusCode::FORBIDDEN, error))
+    Err(Refusal::foreign_origin())
 }
 
 /// The host of a Host header, without port and without the brackets of an IPv6 address.

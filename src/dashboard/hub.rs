@@ -204,7 +204,10 @@ impl Hub {
     pub(super) async fn run(&self) {
         let mut scratch = Vec::new();
         loop {
-            self.arrival.notified().await;
+            // After a panic there are viewers already.
+            if self.viewers.load(Ordering::Relaxed) == 0 {
+                self.arrival.notified().await;
+            }
             let mut interval = tokio::time::interval(TICK);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut last = None;
@@ -577,6 +580,7 @@ mod tests {
             started: Instant::now(),
             listening: Arc::default(),
             budget: Arc::new(crate::ports::Budget::new(1024)),
+            audit: Arc::default(),
             log: Arc::default(),
             settings: settings(),
             allowed_hosts: vec![],

@@ -17,6 +17,8 @@ mod assets;
 mod behind;
 mod commands;
 mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod gateway;
 mod history;
 mod http;
@@ -24,29 +26,38 @@ mod hub;
 mod log;
 mod openapi;
 mod patient;
+mod people;
 mod rates;
 mod refusals;
 mod registered;
 mod render;
 mod server;
+mod sessions;
+mod signin;
 mod slot;
+mod slowdown;
 mod status;
 mod stream;
 mod traffic;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
 pub use self::history::Keeper as HistoryKeeper;
 use self::hub::Hub;
+use self::people::People;
+use crate::config::fault::Faults;
+use crate::config::users::watch::UsersWatch;
 use crate::config::{self, Settings};
+use crate::host::audit::Audit;
 use crate::host::tail::Tail;
 use crate::host::tls::{TlsError, TlsSlot};
 use crate::host::wear::Wear;
@@ -80,6 +91,8 @@ pub struct Context {
     pub budget: Arc<Budget>,
     /// The last entries of the log.
     pub log: Arc<Tail>,
+    /// Where sign-ins, commands and refusals are noted.
+    pub audit: Arc<Audit>,
     /// The settings in force.
     pub settings: watch::Receiver<Arc<Settings>>,
     /// Names by which browsers may call the dashboard, besides `localhost` and any IP address: the
@@ -110,6 +123,9 @@ pub enum DashboardError {
     /// The certificate or its key cannot be used.
     #[error("dashboard.tls: {0}")]
     Tls(#[from] TlsError),
+    /// The file of users is not valid.
+    #[error("{0}")]
+    Users(Faults),
     /// The system gave no thread or no event queue.
     #[error("the dashboard cannot start its thread: {0}")]
     Thread(io::Error),
@@ -120,6 +136,7 @@ pub enum DashboardError {
 pub struct DashboardHandle {
     local_addr: SocketAddr,
     tls: Option<TlsSlot>,
+    users: Arc<Notify>,
     signal: watch::Sender<Duration>,
     ended: oneshot::Receiver<bool>,
 }
@@ -140,6 +157,11 @@ impl DashboardHandle {
             tls.reload()?;
         }
         Ok(())
+    }
+
+    /// Reads the users again.
+    pub fn reload_users(&self) {
+        self.users.notify_one();
     }
 
     /// Stops: accepts nothing more, says goodbye to the viewers, finishes the answers under way.
@@ -171,24 +193,38 @@ pub fn start(
         .enable_all()
         .build()
         .map_err(DashboardError::Thread)?;
-    let listener = {
+    let users = Arc::new(Notify::new());
+    let (listener, watching) = {
         let _entered = runtime.enter();
-        tokio::net::TcpListener::from_std(listener).map_err(bind)?
+        let watching = settings.users.as_ref().map(|path| UsersWatch::open(path, users.clone()));
+        let watching = watching.transpose().map_err(DashboardError::Users)?;
+        (tokio::net::TcpListener::from_std(listener).map_err(bind)?, watching)
     };
+    let (watching, known) = watching.unzip();
+    let people = People::new(settings, known, context.clock.clone(), context.audit.clone());
     let (signal, stopping) = watch::channel(Duration::ZERO);
     let (end, ended) = oneshot::channel();
+    let health = context.health.clone();
     let hub = Hub::new(context);
     let certificates = tls.clone();
     let proxies = Arc::new(settings.proxies.clone());
     std::thread::Builder::new()
         .name("dashboard".to_owned())
         .spawn(move || {
-            let in_time =
-                runtime.block_on(server::run(listener, certificates, proxies, hub, stopping));
+            if let Some(watching) = watching {
+                runtime.spawn(watching.run());
+            }
+            let rooms = (hub, Arc::new(people));
+            let served =
+                || runtime.block_on(server::run(listener, certificates, proxies, rooms, stopping));
+            let in_time = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
+                health.fail("dashboard");
+                false
+            });
             drop(runtime);
             // Nobody may be waiting.
             let _ = end.send(in_time);
         })
         .map_err(DashboardError::Thread)?;
-    Ok(DashboardHandle { local_addr, tls, signal, ended })
+    Ok(DashboardHandle { local_addr, tls, users, signal, ended })
 }

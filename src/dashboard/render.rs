@@ -70,6 +70,11 @@ impl Filter {
         self.devices.is_empty() || self.devices.contains(device)
     }
 
+    /// The same, for who may not see the log.
+    pub(super) fn without_log(self) -> Self {
+        Self { log: LevelFilter::Off, ..self }
+    }
+
     /// Whether an entry of the log is wanted; `device` is whom it is about, if anyone.
     pub(super) fn wants_log(&self, level: Level, device: Option<&str>) -> bool {
         let wanted = |device: &str| self.devices.iter().any(|one| one.as_str() == device);

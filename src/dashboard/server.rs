@@ -1,10 +1,12 @@
 //! Accepts connections and serves each in a task of its own.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Extension, Router};
+use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,6 +20,7 @@ use super::behind;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
+use super::people::People;
 use super::stream::MAX_VIEWERS;
 use crate::config::Proxies;
 use crate::host::tls::TlsSlot;
@@ -45,6 +48,13 @@ pub(super) struct Stopping {
 }
 
 impl Stopping {
+    /// Stops when the sender is dropped; nobody waits for its tasks.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn alone() -> (watch::Sender<Duration>, Self) {
+        let (sender, signal) = watch::channel(Duration::ZERO);
+        (sender, Self { signal, _alive: mpsc::channel(1).0 })
+    }
+
     /// Waits until the dashboard stops: its handle has dropped the other end. Cancel safe.
     pub(super) async fn wait(&mut self) {
         while self.signal.changed().await.is_ok() {}
@@ -57,23 +67,33 @@ pub(super) async fn run(
     listener: TcpListener,
     tls: Option<TlsSlot>,
     proxies: Arc<Proxies>,
-    hub: Arc<Hub>,
+    (hub, people): (Arc<Hub>, Arc<People>),
     signal: watch::Receiver<Duration>,
 ) -> bool {
     let (alive, mut all_gone) = mpsc::channel(1);
     let stopping = Stopping { signal, _alive: alive };
-    let router = http::router(Arc::clone(&hub)).layer(Extension(stopping.clone()));
+    let router =
+        http::router(Arc::clone(&hub), Arc::clone(&people)).layer(Extension(stopping.clone()));
     let mut stop = stopping.clone();
     tokio::select! {
         () = accept(&listener, tls.as_ref(), &proxies, &router, &stopping) => {}
-        () = hub.run() => {}
-        () = hub.watch_flow() => {}
+        () = unbroken("the viewers' news", || hub.run()) => {}
+        () = unbroken("the buffer's forecast", || hub.watch_flow()) => {}
+        () = unbroken("the sessions' ends", || people.run()) => {}
         () = stop.wait() => {}
     }
     let deadline = *stopping.signal.borrow();
     drop((listener, router, stopping, stop));
     // What is still there then is cut off with the runtime.
     timeout(deadline, all_gone.recv()).await.is_ok()
+}
+
+/// What panics begins anew: a fault in what is shown must not end what is collected.
+async fn unbroken<F: Future<Output = ()>>(what: &str, work: impl Fn() -> F) {
+    while AssertUnwindSafe(work()).catch_unwind().await.is_err() {
+        tracing::error!("{what} stopped by a panic and begins again");
+        sleep(REST).await;
+    }
 }
 
 async fn accept(
@@ -111,8 +131,9 @@ async fn accept(
         let proxies = Arc::clone(proxies);
         tokio::spawn(async move {
             let mut stream = stream;
-            let introduced = behind::introduce(&mut stream, peer, proxies, router);
-            if let Ok(Some(router)) = timeout(HEADER_DEADLINE, introduced).await {
+            let introduced = behind::introduced(&mut stream, peer, &proxies);
+            if let Ok(Some(peer)) = timeout(HEADER_DEADLINE, introduced).await {
+                let router = router.layer(Extension(peer));
                 connection(stream, tls, router, stopping).await;
             }
             drop(place);
@@ -144,7 +165,8 @@ async fn connection(
     }
 }
 
-async fn http<S>(stream: S, router: Router, mut stopping: Stopping)
+/// Serves one connection to its end.
+pub(super) async fn http<S>(stream: S, router: Router, mut stopping: Stopping)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -22,11 +23,16 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::http::{Refusal, body, check_origin};
 use super::hub::{Hub, Piece, Viewer};
+use super::people::{Caller, Who};
 use super::render::Filter;
 use super::server::Stopping;
+use crate::config::users;
 
 /// Viewers at a time.
 pub(super) const MAX_VIEWERS: usize = 1000;
+
+/// Who gets entries of the log, as `/api/v1/log` does.
+const LOG_NEEDS: users::Role = users::Role::Operator;
 
 /// How long a viewer may take to receive one piece (at most some 64 KiB).
 const SEND_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,12 +56,13 @@ type Socket = WebSocketStream<TokioIo<Upgraded>>;
 pub(super) async fn websocket(
     State(hub): State<Arc<Hub>>,
     query: Pairs,
+    Extension(caller): Extension<Caller>,
     mut request: Request,
 ) -> Result<Response<Body>, Refusal> {
     let headers = request.headers();
     check_origin(headers)?;
     let key = check_handshake(&request)?;
-    let viewer = admit(&hub, query)?;
+    let viewer = admit(&hub, query, &caller)?;
     let stopping = request.extensions().get::<Stopping>().cloned();
     let (Some(stopping), Some(upgrade)) =
         (stopping, request.extensions_mut().remove::<OnUpgrade>())
@@ -64,7 +71,7 @@ pub(super) async fn websocket(
     };
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => serve(TokioIo::new(upgraded), viewer, stopping).await,
+            Ok(upgraded) => serve(TokioIo::new(upgraded), viewer, caller.who, stopping).await,
             Err(error) => tracing::debug!(%error, "a viewer left before the upgrade"),
         }
     });
@@ -81,15 +88,18 @@ pub(super) async fn websocket(
 pub(super) async fn events(
     State(hub): State<Arc<Hub>>,
     query: Pairs,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response<Body>, Refusal> {
     check_origin(request.headers())?;
     if request.method() == axum::http::Method::HEAD {
         return Ok(body("text/event-stream", Body::empty()));
     }
-    let viewer = admit(&hub, query)?;
+    let viewer = admit(&hub, query, &caller)?;
     let stopping = request.extensions().get::<Stopping>().cloned();
-    let pieces = stream::unfold((viewer, stopping), |(mut viewer, mut stopping)| async move {
+    let following = (caller.who.follow(), caller.who);
+    let begin = (viewer, following, stopping);
+    let pieces = stream::unfold(begin, |(mut viewer, mut following, mut stopping)| async move {
         let mut chunk = Vec::new();
         loop {
             while chunk.len() < WRITE_AT_ONCE {
@@ -97,11 +107,15 @@ pub(super) async fn events(
                 append_event(&mut chunk, &piece);
             }
             if !chunk.is_empty() {
-                return Some((Ok::<_, Infallible>(Bytes::from(chunk)), (viewer, stopping)));
+                return Some((
+                    Ok::<_, Infallible>(Bytes::from(chunk)),
+                    (viewer, following, stopping),
+                ));
             }
             let goes_on = tokio::select! {
                 goes_on = viewer.changed() => goes_on,
                 () = stopped(&mut stopping) => false,
+                () = following.1.ended() => false,
             };
             if !goes_on {
                 return None;
@@ -118,10 +132,13 @@ async fn stopped(stopping: &mut Option<Stopping>) {
     }
 }
 
-fn admit(hub: &Arc<Hub>, query: Pairs) -> Result<Viewer, Refusal> {
+fn admit(hub: &Arc<Hub>, query: Pairs, caller: &Caller) -> Result<Viewer, Refusal> {
     let bad = |error: String| Refusal::new(StatusCode::BAD_REQUEST, error);
     let Query(pairs) = query.map_err(|rejection| bad(rejection.body_text()))?;
-    let filter = Filter::new(pairs).map_err(bad)?;
+    let mut filter = Filter::new(pairs).map_err(bad)?;
+    if !caller.who.is_at_least(LOG_NEEDS) {
+        filter = filter.without_log();
+    }
     hub.enter(filter, MAX_VIEWERS).ok_or_else(|| {
         let error = format!("{MAX_VIEWERS} viewers are connected already; try again later");
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error)
@@ -175,7 +192,8 @@ fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool
 }
 
 /// One viewer, from the upgrade to its end.
-async fn serve(io: TokioIo<Upgraded>, mut viewer: Viewer, mut stopping: Stopping) {
+async fn serve(io: TokioIo<Upgraded>, mut viewer: Viewer, mut who: Who, mut stopping: Stopping) {
+    let in_use = who.follow();
     let config = WebSocketConfig::default()
         .read_buffer_size(1024)
         .write_buffer_size(WRITE_AT_ONCE)
@@ -185,8 +203,9 @@ async fn serve(io: TokioIo<Upgraded>, mut viewer: Viewer, mut stopping: Stopping
     let goodbye = tokio::select! {
         goodbye = converse(&mut socket, &mut viewer) => goodbye,
         () = stopping.wait() => Some((CloseCode::Away, "the gateway is stopping")),
+        () = who.ended() => Some((CloseCode::Policy, "the session is over")),
     };
-    drop(viewer);
+    drop((viewer, in_use));
     if let Some((code, reason)) = goodbye {
         let close = CloseFrame { code, reason: reason.into() };
         // Whether it arrives or not, the viewer is gone afterwards.

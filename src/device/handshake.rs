@@ -201,7 +201,7 @@ async fn secure(
     let mut first = [0; proxy::SIGNATURE.len()];
     let count = stream.peek(&mut first).await.map_err(Failure::Tls)?;
     if proxy::is_header(first.get(..count).unwrap_or_default()) {
-        return Err(Failure::Proxy(Refusal::Proxy(request::UNLISTED_PROXY.to_owned())));
+        return Err(Failure::Proxy(Refusal::Proxy(request::UNLISTED_PROXY)));
     }
     let _turn = shared.tls_turns.take(Origin::of(client.address)).await;
     let stream = acceptor.accept(stream).await.map_err(Failure::Tls)?;

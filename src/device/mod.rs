@@ -20,6 +20,8 @@
 
 mod connection;
 mod ending;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod greeting;
 mod handshake;
 mod heads;

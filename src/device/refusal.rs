@@ -13,7 +13,7 @@ const RETRY_RATE: u32 = 5;
 
 /// Why a connection is refused before the upgrade. Where several apply, the order of checks is:
 /// room (429, 503), syntax (400), path (404), method (405), version of HTTP (400), a WebSocket at
-/// all (426), `Connection` (400), the WebSocket's version (400 where it is missing, 426 where it is
+/// all (426), `Connection` and `Host` (400), the WebSocket's version (400 where it is missing, 426 where it is
 /// another), key and then subprotocol (400), Origin (403), credentials (401).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
     /// 503: on the way out.
     Stopping,
     /// 400: a proxy that does not tell of its client, or a client that claims to be one.
-    Proxy(String),
+    Proxy(&'static str),
 }
 
 impl Refusal {
@@ -123,9 +123,9 @@ impl Refusal {
     }
 
     /// One line that says why.
-    pub(crate) fn body(&self) -> &str {
+    pub(crate) fn body(&self) -> &'static str {
         match self {
-            Self::BadHandshake(why) => why,
+            Self::BadHandshake(why) | Self::Proxy(why) => why,
             Self::Unauthorized => {
                 "credentials missing or wrong: send Authorization: Bearer TOKEN, the subprotocol \
                  bearer.TOKEN, or this device's client certificate, as the gateway is set up"
@@ -153,7 +153,6 @@ impl Refusal {
                 "too many connections of this device have not said HELLO: connect once, and say it"
             }
             Self::Busy => "the gateway has too many connections to begin at once: try again later",
-            Self::Proxy(why) => why,
             Self::Full => "the gateway has no room for another connection: try again later",
             Self::Stopping => "the gateway is shutting down: try again in a moment",
         }
@@ -181,7 +180,7 @@ mod tests {
             Refusal::Full,
             Refusal::Busy,
             Refusal::Stopping,
-            Refusal::Proxy("why".to_owned()),
+            Refusal::Proxy("why"),
         ];
         let labels = all.iter().map(Refusal::label).chain(["timeout", "tls"]);
         assert!(labels.eq(REFUSALS), "in the order of the list in metrics");

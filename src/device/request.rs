@@ -71,7 +71,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Head<'_>, Refusal> {
             return Err(Refusal::BadHandshake("bad handshake: more than 64 header lines"));
         }
         Err(_) if proxy::is_header(bytes) => {
-            return Err(Refusal::Proxy(UNLISTED_PROXY.to_owned()));
+            return Err(Refusal::Proxy(UNLISTED_PROXY));
         }
         Err(_) => return Err(Refusal::BadHandshake("bad handshake: not an HTTP/1.1 request")),
     };
@@ -113,6 +113,10 @@ fn upgrade<'a>(device: DeviceId, headers: &[httparse::Header<'a>]) -> Result<Req
     }
     if !lists(headers, "Connection", "upgrade") {
         return Err(Refusal::BadHandshake("bad handshake: Connection: Upgrade is missing"));
+    }
+    // RFC 9112 section 3.2, RFC 6455 section 4.2.1.
+    if text(headers, "Host")?.is_none() {
+        return Err(Refusal::BadHandshake("bad handshake: Host is missing"));
     }
     match text(headers, "Sec-WebSocket-Version")? {
         Some("13") => {}

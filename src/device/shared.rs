@@ -15,7 +15,7 @@ use super::refusal::Refusal;
 use super::sessions::Sessions;
 use super::turns::Turns;
 use crate::config::registry::Registry;
-use crate::config::{Auth, Devices, Proxies, Rate};
+use crate::config::{Auth, Devices, Proxies, ProxyHeader, Rate};
 use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, SessionId};
 use crate::core::pace::{Pace, Paces};
@@ -312,7 +312,16 @@ impl Shared {
                  are refused: set it up for devices.proxy_header, or take it out of the list"
             );
         }
-        Refusal::Proxy(format!("{bad}: devices.proxy_header says how a proxy names its clients"))
+        Refusal::Proxy(match self.proxies.header {
+            ProxyHeader::ProxyProtocol => {
+                "the PROXY header of version 2 that devices.proxy_header asks for is missing or \
+                 cannot be used"
+            }
+            ProxyHeader::XForwardedFor => {
+                "the X-Forwarded-For that devices.proxy_header asks for is missing or is not a \
+                 list of IP addresses"
+            }
+        })
     }
 
     /// Counts one more connection that is over a limit and shall hear so; `None` if even that is

@@ -27,8 +27,8 @@ thread_local! {
 }
 
 /// A WebSocket on the server's side.
-pub(crate) struct WebSocket {
-    socket: Socket,
+pub(crate) struct WebSocket<S = Socket> {
+    socket: S,
     context: WebSocketContext,
     /// What has arrived and was not looked at, because there was no room for more messages.
     unread: Vec<u8>,
@@ -55,8 +55,8 @@ fn signed(count: usize) -> isize {
 }
 
 /// One go at reading: messages come out of it until nothing has arrived any more.
-pub(crate) struct Reading<'a> {
-    websocket: &'a mut WebSocket,
+pub(crate) struct Reading<'a, S = Socket> {
+    websocket: &'a mut WebSocket<S>,
     arrivals: Arrivals<'a>,
 }
 
@@ -71,10 +71,10 @@ struct Arrivals<'a> {
     to: usize,
 }
 
-impl WebSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// `early` is what has arrived already. A message may cost `allowance` bytes on the wire.
     pub(crate) fn new(
-        socket: Socket,
+        socket: S,
         early: Vec<u8>,
         config: WebSocketConfig,
         allowance: usize,
@@ -85,7 +85,7 @@ impl WebSocket {
     }
 
     /// Calls `read` with what reads messages.
-    pub(crate) fn read<T>(&mut self, read: impl FnOnce(&mut Reading<'_>) -> T) -> T {
+    pub(crate) fn read<T>(&mut self, read: impl FnOnce(&mut Reading<'_, S>) -> T) -> T {
         ARRIVALS.with_borrow_mut(|buffer| {
             let left_over = std::mem::take(&mut self.unread);
             let arrivals = Arrivals { left_over, taken: 0, count: 0, buffer, from: 0, to: 0 };
@@ -124,12 +124,12 @@ impl WebSocket {
     }
 
     /// The socket alone.
-    pub(crate) fn into_socket(self) -> Socket {
+    pub(crate) fn into_socket(self) -> S {
         self.socket
     }
 }
 
-impl Reading<'_> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Reading<'_, S> {
     /// Bytes that this go has taken, of whole messages and of parts.
     pub(crate) fn bytes(&self) -> usize {
         self.arrivals.count
@@ -185,8 +185,8 @@ impl Arrivals<'_> {
 }
 
 /// The socket as tungstenite wants it: what would block says so, and the task is woken later.
-struct Io<'a, 'b, 'c> {
-    socket: &'a mut Socket,
+struct Io<'a, 'b, 'c, S> {
+    socket: &'a mut S,
     cx: &'a mut Context<'b>,
     written: &'a mut u64,
     source: Option<Source<'a, 'c>>,
@@ -197,7 +197,7 @@ struct Source<'a, 'b> {
     left: &'a mut isize,
 }
 
-impl Read for Io<'_, '_, '_> {
+impl<S: AsyncRead + Unpin> Read for Io<'_, '_, '_, S> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(Source { arrivals, left }) = &mut self.source else {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -224,7 +224,7 @@ impl Read for Io<'_, '_, '_> {
     }
 }
 
-impl Write for Io<'_, '_, '_> {
+impl<S: AsyncWrite + Unpin> Write for Io<'_, '_, '_, S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match Pin::new(&mut *self.socket).poll_write(self.cx, buf) {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),

@@ -20,6 +20,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::entry::{Entry, Fields};
 
+/// The name of the thread that writes to the journal.
+pub(super) const THREAD: &str = "journal";
+
 /// Entries that may wait.
 const QUEUE: usize = 1024;
 
@@ -66,7 +69,7 @@ fn start(send: impl Fn(&log::Record<'_>) + Send + 'static) -> io::Result<(Journa
     let dropped = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&dropped);
     std::thread::Builder::new()
-        .name("journal".to_owned())
+        .name(THREAD.to_owned())
         .spawn(move || run(&entries, &counter, send))?;
     let layer = JournalLayer { queue: queue.clone(), dropped: Arc::clone(&dropped) };
     Ok((layer, Journal { queue, dropped }))

@@ -154,8 +154,8 @@ pub fn open(
                 drop(writer);
             }));
             if ended.is_err() {
-                let reason = "the ledger's thread has failed, which is a fault of tidegate: \
-                              commands are refused until a restart";
+                let reason = "the ledger's thread has failed, which is a fault of tidegate: the \
+                              gateway ends, commands go on after a restart";
                 health.set_ledger(|ledger| {
                     ledger.open = false;
                     ledger.fault = Some(reason.into());
@@ -163,6 +163,7 @@ pub fn open(
                 tracing::error!("{reason}");
                 // Nobody may be listening any more; likewise below.
                 let _ = sender.send(LedgerEvent::Stalled { reason: reason.into() });
+                health.fail("ledger of commands");
             }
             drop(lock);
             let _ = finish.send(());

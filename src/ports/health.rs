@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use tokio::sync::watch;
+
 use super::lock;
 
 /// The gateway's state as `/api/v1/status` shows it; written by the engine and the spool.
@@ -12,6 +14,7 @@ pub struct Health {
     spool: Mutex<SpoolHealth>,
     ledger: Mutex<LedgerHealth>,
     pushes: OnceLock<Vec<Arc<PushHealth>>>,
+    failed: watch::Sender<Option<&'static str>>,
 }
 
 /// The uplink's part.
@@ -103,6 +106,24 @@ pub struct PushState {
 }
 
 impl Health {
+    /// A part without which the gateway must not go on has ended by a fault of the program. The
+    /// gateway ends too, so that whoever watches over it starts it again.
+    pub fn fail(&self, part: &'static str) {
+        self.failed.send_replace(Some(part));
+    }
+
+    /// Waits for that, and says which part it was. Cancel safe.
+    pub async fn failed(&self) -> &'static str {
+        let mut failed = self.failed.subscribe();
+        loop {
+            if let Some(part) = *failed.borrow_and_update() {
+                return part;
+            }
+            // An error cannot come: the sender lives as long as this borrows it.
+            let _ = failed.changed().await;
+        }
+    }
+
     /// Says which pushes there are; once, at the start.
     pub fn set_pushes(&self, pushes: Vec<Arc<PushHealth>>) {
         // A second call would be a mistake of the program; the first list stands.

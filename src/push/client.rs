@@ -127,7 +127,7 @@ impl Client {
             .await
             .map_err(|_| late)?
             .map_err(|error| ClientError::Http(said_by(&error)))?;
-        let (answer, whole) = read(response, deadline).await;
+        let (answer, whole) = read(response, deadline, self.authorization.as_ref()).await;
         if whole {
             connection.used = Instant::now();
             self.connection = Some(connection);
@@ -226,7 +226,12 @@ impl Connection {
 }
 
 /// Reads as much of the answer as is of use, and says whether that was all of it.
-async fn read(response: Response<Incoming>, deadline: Instant) -> (Answer, bool) {
+async fn read(
+    response: Response<Incoming>,
+    deadline: Instant,
+    authorization: Option<&HeaderValue>,
+) -> (Answer, bool) {
+    let words = |bytes: &[u8]| words(without_secret(bytes, authorization).as_bytes());
     let (head, mut body) = response.into_parts();
     let text = |name| head.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let redirects = head.status.is_redirection();
@@ -256,6 +261,20 @@ async fn read(response: Response<Incoming>, deadline: Instant) -> (Answer, bool)
     let whole = timeout(left, reading).await.unwrap_or(false);
     answer.said = words(&said);
     (answer, whole)
+}
+
+/// A server's words without the secret it was shown: what it says goes into the log.
+fn without_secret(said: &[u8], authorization: Option<&HeaderValue>) -> String {
+    let mut said = String::from_utf8_lossy(said).into_owned();
+    let shown = authorization.and_then(|value| value.to_str().ok()?.split_once(' '));
+    let Some((scheme, secret)) = shown else { return said };
+    let pair = (scheme == "Basic").then(|| STANDARD.decode(secret).ok()).flatten();
+    let pair = pair.and_then(|pair| String::from_utf8(pair).ok()).unwrap_or_default();
+    let password = pair.split_once(':').map_or("", |(_, password)| password);
+    for hidden in [secret, password].into_iter().filter(|hidden| !hidden.is_empty()) {
+        said = said.replace(hidden, "***");
+    }
+    said
 }
 
 /// What a file says, as the value of `Authorization`.

@@ -22,6 +22,7 @@ mod spell;
 mod tests;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ use crate::ports::{Clock, DeviceFacts, Feed, Health, PushHealth, Refused};
 
 /// Threads that look up names and read files, at most; they end when there is nothing to do.
 const BLOCKING_THREADS: usize = 4;
+
+/// A push that panics again and again must not fill the log.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// What pushes need from the rest.
 #[derive(Clone)]
@@ -148,7 +152,7 @@ pub fn start(pushes: &[config::Push], context: &Context) -> Result<Option<PushHa
             stopped,
         };
         let clock = context.clock.clone();
-        senders.push(Sender::new(push.clone(), queue.clone(), clock, counters));
+        senders.push(Post { push: push.clone(), queue: queue.clone(), clock, counters });
         queues.push(queue);
         healths.push(health);
     }
@@ -159,10 +163,14 @@ pub fn start(pushes: &[config::Push], context: &Context) -> Result<Option<PushHa
         .build()
         .map_err(PushError::Thread)?;
     let (end, ended) = oneshot::channel();
+    let health = context.health.clone();
     std::thread::Builder::new()
         .name("push".to_owned())
         .spawn(move || {
-            runtime.block_on(run(senders, obey));
+            let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(run(senders, obey))));
+            if ended.is_err() {
+                health.fail("thread of the pushes");
+            }
             // A look-up of a name that hangs holds nobody up.
             runtime.shutdown_background();
             // Nobody may be waiting.
@@ -172,7 +180,31 @@ pub fn start(pushes: &[config::Push], context: &Context) -> Result<Option<PushHa
     Ok(Some(PushHandle { queues: queues.into(), orders, ended }))
 }
 
-async fn run(senders: Vec<Sender>, orders: watch::Receiver<Orders>) {
+/// What a sender is made of, and made again of after a panic.
+struct Post {
+    push: config::Push,
+    queue: Arc<Queue>,
+    clock: Arc<dyn Clock>,
+    counters: sender::Counters,
+}
+
+impl Post {
+    async fn run(self, orders: watch::Receiver<Orders>) {
+        loop {
+            let (push, queue, clock) = (self.push.clone(), self.queue.clone(), self.clock.clone());
+            let sender = Sender::new(push, queue, clock, self.counters.clone());
+            let Err(error) = tokio::spawn(sender.run(orders.clone())).await else { return };
+            tracing::error!(
+                push = self.push.name,
+                %error,
+                "a push stopped by a panic and begins again; what it was sending is given up"
+            );
+            tokio::time::sleep(AFTER_PANIC).await;
+        }
+    }
+}
+
+async fn run(senders: Vec<Post>, orders: watch::Receiver<Orders>) {
     let tasks: Vec<_> =
         senders.into_iter().map(|sender| tokio::spawn(sender.run(orders.clone()))).collect();
     for task in tasks {

@@ -41,7 +41,7 @@ pub(super) struct Orders {
 }
 
 /// What is counted besides overflows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Counters {
     pub(super) sent: Counter,
     pub(super) errors: Counter,
@@ -74,6 +74,14 @@ enum Wake {
 
 /// A server that is there has said about a request: taken, or why not.
 type Judged = Result<(), String>;
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if !self.open.is_empty() {
+            self.give_up();
+        }
+    }
+}
 
 impl Sender {
     pub(super) fn new(
@@ -311,6 +319,14 @@ impl Sender {
         self.counters.refused.inc_by(lines);
         self.queue.health().dropped.fetch_add(lines, Ordering::Relaxed);
         self.spells.refused(&self.push.name, lines, reason);
+    }
+
+    /// For one that ends with something open, by a panic: it may be what the panic was about.
+    fn give_up(&mut self) {
+        let taken = std::mem::take(&mut self.open);
+        let lines = self.queue.settle(&taken);
+        self.counters.refused.inc_by(lines);
+        self.queue.health().dropped.fetch_add(lines, Ordering::Relaxed);
     }
 
     /// The server is there; `error`: why it did not take the request.

@@ -206,8 +206,8 @@ pub fn open(
                 drop(writer);
             }));
             if ended.is_err() {
-                let reason = "the spool's thread has failed, which is a fault of tidegate: what \
-                              the broker does not take stays unacknowledged until a restart";
+                let reason = "the spool's thread has failed, which is a fault of tidegate: the \
+                              gateway ends, what is not acknowledged is with the devices";
                 health.set_spool(|spool| {
                     spool.open = false;
                     spool.fault = Some(reason.into());
@@ -215,6 +215,7 @@ pub fn open(
                 tracing::error!("{reason}");
                 // Nobody may be listening any more; likewise below.
                 let _ = sender.send(SpoolEvent::Stalled { reason: reason.into() });
+                health.fail("spool");
             }
             let _ = finish.send(());
         })

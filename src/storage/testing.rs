@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,6 +29,36 @@ impl Clock for TestClock {
     fn unix(&self) -> f64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         now.as_secs_f64() + *lock(&self.0)
+    }
+}
+
+/// A clock that panics once, in the thread of that name, when the test says so: what a fault of the
+/// program in that thread does to the rest.
+#[derive(Debug)]
+pub(crate) struct BreakingClock {
+    thread: &'static str,
+    breaks: AtomicBool,
+}
+
+impl BreakingClock {
+    pub(crate) fn new(thread: &'static str) -> Self {
+        Self { thread, breaks: AtomicBool::new(false) }
+    }
+
+    pub(crate) fn break_it(&self) {
+        self.breaks.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn has_broken(&self) -> bool {
+        !self.breaks.load(Ordering::Acquire)
+    }
+}
+
+impl Clock for BreakingClock {
+    fn unix(&self) -> f64 {
+        let here = std::thread::current().name() == Some(self.thread);
+        assert!(!here || !self.breaks.swap(false, Ordering::AcqRel), "as the test wishes");
+        TestClock::default().unix()
     }
 }
 

@@ -165,6 +165,51 @@ fn every_example_configuration_passes_check() {
     assert!(checked > 0, "no example configuration in {}", folder.display());
 }
 
+/// By the manifest, for every target there is: tests, benches and examples too.
+#[test]
+fn unsafe_code_is_forbidden_everywhere() {
+    let manifest = toml("Cargo.toml");
+    assert_eq!(manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    for source in sources() {
+        assert!(!source.code.contains("allow(unsafe_code)"), "{}", source.name);
+    }
+}
+
+/// Both tools read the same database; an exception has its reason in one place and a line for
+/// operators in the other.
+#[test]
+fn exceptions_for_advisories_are_the_same_everywhere() {
+    let id = |entry: &toml::Value| {
+        let id = entry.get("id").unwrap_or(entry);
+        id.as_str().unwrap().to_owned()
+    };
+    let deny = toml("deny.toml");
+    let ignored = deny["advisories"]["ignore"].as_array().unwrap();
+    for entry in ignored {
+        assert!(entry["reason"].as_str().is_some_and(|reason| reason.len() > 20), "{entry}");
+    }
+    let audit = toml(".cargo/audit.toml");
+    let audited = audit["advisories"]["ignore"].as_array().unwrap();
+    let (ignored, audited): (Vec<_>, Vec<_>) =
+        (ignored.iter().map(id).collect(), audited.iter().map(id).collect());
+    assert_eq!(ignored, audited);
+    let told = std::fs::read_to_string(root().join("docs/dependencies.md")).unwrap();
+    let told: Vec<_> = told.lines().filter(|line| line.starts_with("| RUSTSEC-")).collect();
+    assert_eq!(told.len(), ignored.len(), "{told:?}");
+    for (line, id) in told.iter().zip(&ignored) {
+        assert!(line.starts_with(&format!("| {id} |")), "{line}");
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
+fn toml(name: &str) -> toml::Table {
+    std::fs::read_to_string(root().join(name)).unwrap().parse().unwrap()
+}
+
 #[test]
 fn the_reader_of_sources_sees_what_it_should() {
     let text = "use crate::{core::ids, ports::{self, Feed}};\n// crate::no\nlet a = \"crate::no\";\n\

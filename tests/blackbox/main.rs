@@ -36,6 +36,10 @@ mod history;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod panics;
+#[cfg(test)]
+mod people;
+#[cfg(test)]
 mod power;
 #[cfg(test)]
 mod protocol;
@@ -43,6 +47,8 @@ mod protocol;
 mod push;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod selftest;
 #[cfg(test)]

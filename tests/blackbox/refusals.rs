@@ -1,11 +1,12 @@
-//! What is refused before the upgrade, with which status, and what it must not give away.
+//! Who is refused before the upgrade, with which status, and what it must not give away. What is
+//! wrong with requests themselves is in `tests/conformance`.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use crate::harness::{Broker, Connector, Gateway, Refusal, Response, Setup, raw, until, within};
+use crate::harness::{Broker, Connector, Gateway, Refusal, Setup, until, within};
 
 async fn start(adjust: impl FnOnce(Setup) -> Setup) -> (Broker, Gateway) {
     let broker = Broker::start("").await;
@@ -29,87 +30,9 @@ async fn refused(connector: Connector) -> Refusal {
     }
 }
 
-/// An upgrade request with `protocol` and more header lines, written by hand.
-async fn upgrade(port: u16, path: &str, lines: &str) -> Response {
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{lines}\r\n"
-    );
-    raw(port, &request).await
-}
-
-const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
-const PROTOCOL: &str = "Sec-WebSocket-Protocol: tidegate.v1\r\n";
-
 fn one_line(body: &str) {
     let body = body.strip_suffix('\n').unwrap_or(body);
     assert!(!body.trim().is_empty() && !body.contains('\n'), "one line says why: {body:?}");
-}
-
-#[tokio::test]
-async fn a_good_handshake_by_hand_is_accepted() {
-    let (_broker, gateway) = start(|setup| setup).await;
-    let lines = format!("{KEY}{VERSION}{PROTOCOL}");
-    let answer = upgrade(gateway.devices, "/v1/devices/kiln-3", &lines).await;
-    assert_eq!(answer.status, 101);
-    assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    assert_eq!(answer.header("sec-websocket-protocol"), Some("tidegate.v1"));
-}
-
-#[tokio::test]
-async fn a_bad_handshake_is_400() {
-    let (_broker, gateway) = start(|setup| setup).await;
-    for (what, lines) in [
-        ("no subprotocol", format!("{KEY}{VERSION}")),
-        ("another subprotocol", format!("{KEY}{VERSION}Sec-WebSocket-Protocol: mqtt\r\n")),
-        ("no key", format!("{VERSION}{PROTOCOL}")),
-        ("a bad key", format!("Sec-WebSocket-Key: x\r\n{VERSION}{PROTOCOL}")),
-    ] {
-        let answer = upgrade(gateway.devices, "/v1/devices/kiln-3", &lines).await;
-        assert_eq!(answer.status, 400, "{what}");
-        one_line(&answer.body);
-    }
-}
-
-#[tokio::test]
-async fn an_unknown_path_is_404() {
-    let (_broker, gateway) = start(|setup| setup).await;
-    let lines = format!("{KEY}{VERSION}{PROTOCOL}");
-    for path in ["/", "/v1", "/v1/devices", "/v2/devices/kiln-3", "/v1/devices/kiln-3/more"] {
-        let answer = upgrade(gateway.devices, path, &lines).await;
-        assert_eq!(answer.status, 404, "{path}");
-        one_line(&answer.body);
-    }
-}
-
-#[tokio::test]
-async fn an_id_that_cannot_be_one_is_refused() {
-    let (_broker, gateway) = start(|setup| setup).await;
-    let lines = format!("{KEY}{VERSION}{PROTOCOL}");
-    let long = "a".repeat(65);
-    for id in ["-a", "a%20b", "a+b", "%23", "..", &long] {
-        let answer = upgrade(gateway.devices, &format!("/v1/devices/{id}"), &lines).await;
-        assert!([400, 401, 404].contains(&answer.status), "{id}: {}", answer.status);
-        one_line(&answer.body);
-    }
-}
-
-#[tokio::test]
-async fn a_plain_request_is_426() {
-    let (_broker, gateway) = start(|setup| setup).await;
-    let request = "GET /v1/devices/kiln-3 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
-    let answer = raw(gateway.devices, request).await;
-    assert_eq!(answer.status, 426);
-    one_line(&answer.body);
-}
-
-#[tokio::test]
-async fn another_websocket_version_is_426_and_told_the_right_one() {
-    let (_broker, gateway) = start(|setup| setup).await;
-    let lines = format!("{KEY}Sec-WebSocket-Version: 8\r\n{PROTOCOL}");
-    let answer = upgrade(gateway.devices, "/v1/devices/kiln-3", &lines).await;
-    assert_eq!(answer.status, 426);
-    assert_eq!(answer.header("sec-websocket-version"), Some("13"));
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! `check`, `device` and `status` as an operator or a script meets them.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::{stderr, stdout, tidegate, written};
 
@@ -29,6 +31,44 @@ fn tokens_in_the_clear_are_warned_of() {
     let output = tidegate(&["check"], &file);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert!(stderr(&output).contains("in the clear"), "{output:?}");
+}
+
+#[test]
+fn secrets_that_every_user_may_read_are_warned_of_and_a_group_may() {
+    let (folder, file) = written("[mqtt]\nusername = \"gw\"\npassword_file = \"password\"\n");
+    let (password, registry) = (folder.path().join("password"), folder.path().join("devices.toml"));
+    std::fs::write(&password, "secret\n").unwrap();
+    std::fs::write(&registry, "").unwrap();
+    let warned = |secret: u32, devices: u32| {
+        std::fs::set_permissions(&password, Permissions::from_mode(secret)).unwrap();
+        std::fs::set_permissions(&registry, Permissions::from_mode(devices)).unwrap();
+        let output = tidegate(&["check"], &file);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stderr(&output).to_owned()
+    };
+    assert_eq!(warned(0o640, 0o644), "", "hashes are no secret");
+    let told = warned(0o644, 0o600);
+    assert!(told.contains("mqtt.password_file: ") && told.contains("mode is 644"), "{told}");
+    assert!(told.trim_end().ends_with(&format!("chmod o= {}", password.display())), "{told}");
+    let told = warned(0o600, 0o646);
+    assert!(told.contains("devices.registry: ") && told.contains("can be changed by"), "{told}");
+}
+
+#[test]
+fn what_changes_while_the_gateway_runs_cannot_be_a_credential() {
+    for (text, key) in [
+        ("[devices]\nregistry = \"credential:devices\"\n", "devices.registry"),
+        ("[gateway]\ndata_dir = \"credential:data\"\n", "gateway.data_dir"),
+    ] {
+        let (_folder, file) = written(text);
+        let output = tidegate(&["check"], &file);
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let told = format!(":2: {key}: changes while the gateway runs");
+        assert!(stderr(&output).contains(&told), "{output:?}");
+    }
+    let (_folder, file) = written("[mqtt]\nkey = \"credential:../key\"\n");
+    let output = tidegate(&["check"], &file);
+    assert!(stderr(&output).contains("cannot be the name of a credential"), "{output:?}");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The examples in `config/` and the tables in `docs/configuration.md` say what the program does.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -23,7 +25,7 @@ fn examples() -> Vec<PathBuf> {
 }
 
 fn parse(text: &str) -> Settings {
-    let host = Surroundings { host_name: Some("host".into()), state_directory: None };
+    let host = Surroundings { host_name: Some("host".into()), ..Surroundings::default() };
     Settings::parse(text, Path::new("/etc/tidegate/tidegate.toml"), &host).unwrap()
 }
 
@@ -132,7 +134,11 @@ fn certificates(text: &str, folder: &Path) {
                     .unwrap();
                 assert!(made.status.success(), "{made:?}");
             }
-            Some("password") => std::fs::write(file, "secret\n").unwrap(),
+            Some("password") => {
+                std::fs::write(&file, "secret\n").unwrap();
+                // As the documentation asks: one that everybody may read is warned about.
+                std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+            }
             _ => {}
         }
     }

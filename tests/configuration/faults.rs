@@ -106,12 +106,37 @@ tidegate.toml:10: mqtt.cert: needs mqtt.key beside it
 tidegate.toml:11: mqtt.password_file: needs mqtt.username beside it
 tidegate.toml:11: mqtt.password_file: FILE/password cannot be read: No such file or directory (os error 2); allowed: a readable file
 tidegate.toml:13: dashboard.listen: 127.0.0.1:8080 is taken by devices.listen (0.0.0.0:8080); allowed: another address or port
-tidegate.toml:14: dashboard.users: users and passwords are not in this version; allowed: leave it out and keep dashboard.listen on loopback
 tidegate.toml:16: dashboard.tls.key: needs dashboard.tls.cert beside it
 "#;
     let expected = expected.replace("FILE/", "");
     let found = faults(text);
     assert_eq!(found, expected.trim().lines().collect::<Vec<_>>(), "{}", found.join("\n"));
+}
+
+#[test]
+fn a_dashboard_beyond_loopback_needs_users_and_a_way_that_is_not_in_the_clear() {
+    let found = |text: &str| faults(&format!("[dashboard]\n{text}")).join("\n");
+    let open = found("listen = \"0.0.0.0:8080\"\n");
+    assert!(
+        open.contains(
+            "tidegate.toml:2: dashboard.listen: 0.0.0.0:8080 is not loopback, and without users"
+        ),
+        "{open}"
+    );
+    let users = "listen = \"0.0.0.0:8080\"\nusers = \"users.toml\"\n";
+    let clear = found(users);
+    assert!(clear.contains("without TLS passwords would cross the network"), "{clear}");
+    // The fault that stands in for the others, so that there is one to show.
+    let only = |text: &str| {
+        let found = found(&format!("{text}session_idle = 1\n"));
+        assert!(found.contains("dashboard.session_idle") && found.lines().count() == 1, "{found}");
+    };
+    only(&format!("{users}trusted_proxies = [\"10.0.0.5\"]\n"));
+    only("users = \"users.toml\"\n");
+    let name = found("users = \"users.toml\"\ntrusted_proxies = [\"proxy\"]\n");
+    assert!(name.contains("\"proxy\" is not an IP address"), "{name}");
+    let idle = found("session_idle = \"2d\"\nsession_max = \"1d\"\n");
+    assert!(idle.contains("dashboard.session_idle: is more than dashboard.session_max"), "{idle}");
 }
 
 #[test]

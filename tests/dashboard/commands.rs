@@ -77,7 +77,7 @@ impl Desk {
 }
 
 /// What the engine makes of a request.
-fn accepted(number: u64, asked: &CommandRequest) -> Record {
+pub(super) fn accepted(number: u64, asked: &CommandRequest) -> Record {
     Record {
         id: asked.request.id.clone().unwrap_or_else(|| format!("drawn-{number}")),
         device: asked.device.clone(),

@@ -10,6 +10,8 @@ mod gateway;
 mod history;
 mod log;
 mod openapi;
+mod panics;
+mod people;
 mod proxies;
 mod refusals;
 mod support;

@@ -90,7 +90,7 @@ fn busy() -> Gateway {
 }
 
 /// Paths of the document to ask, and what to put for their parameters. The feed has no end.
-const ASKED: [(&str, &str); 24] = [
+const ASKED: [(&str, &str); 27] = [
     ("/healthz", "/healthz"),
     ("/readyz", "/readyz"),
     ("/api/v1/status", "/api/v1/status"),
@@ -99,6 +99,9 @@ const ASKED: [(&str, &str); 24] = [
     ("/api/v1/log", "/api/v1/log?level=trace&limit=1"),
     ("/api/v1/log", "/api/v1/log?level=x"),
     ("/api/v1/openapi.json", "/api/v1/openapi.json"),
+    ("/api/v1/session", "/api/v1/session"),
+    ("/api/v1/audit", "/api/v1/audit"),
+    ("/api/v1/audit", "/api/v1/audit?limit=1001"),
     ("/api/v1/devices", "/api/v1/devices"),
     ("/api/v1/devices/{device}", "/api/v1/devices/kiln-3"),
     ("/api/v1/devices/{device}", "/api/v1/devices/pump-1"),
@@ -164,6 +167,7 @@ fn methods_are_those_that_are_described() {
             match method.as_str() {
                 "get" => described.extend(["GET", "HEAD"]),
                 "post" => described.extend(["POST"]),
+                "delete" => described.extend(["DELETE"]),
                 "parameters" => {}
                 other => panic!("{other}"),
             }

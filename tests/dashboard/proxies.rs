@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use tidegate::config::{Proxies, ProxyHeader};
+use tidegate::config::{self, Proxies, ProxyHeader};
 use tidegate::core::proxy::SIGNATURE;
 use tidegate::dashboard::Fleet;
 use tidegate::ports::{CommandAccess, CommandRequest};
@@ -16,7 +16,8 @@ fn start(header: ProxyHeader) -> (Gateway, mpsc::Receiver<CommandRequest>) {
     let mut context = context(Fleet::new());
     let (access, requests) = CommandAccess::new(16);
     context.commands = access;
-    (Gateway::behind(Proxies { trusted, header }, context), requests)
+    let proxies = Proxies { trusted, header };
+    (Gateway::served(&config::Dashboard { proxies, ..dashboard() }, context), requests)
 }
 
 /// A header of the PROXY protocol for a client at 192.0.2.7.
@@ -74,18 +75,15 @@ fn the_proxy_protocol_names_who_asks_and_without_it_there_is_no_answer() {
 }
 
 #[test]
-fn x_forwarded_for_names_who_asks_and_without_it_the_answer_is_400() {
+fn x_forwarded_for_names_who_asks_and_without_it_the_proxy_asks_itself() {
     let (gateway, mut requests) = start(ProxyHeader::XForwardedFor);
     let address = gateway.address();
     let lines = "X-Forwarded-For: 203.0.113.9, 192.0.2.8, 10.0.0.1\r\n";
     assert!(answer(address, b"", &get(lines)).starts_with("HTTP/1.1 200"));
-    let name = asker(address, &mut requests, b"", lines);
-    assert!(name.contains("192.0.2.8"), "{name}");
-    for lines in ["", "X-Forwarded-For: unknown\r\n"] {
-        let answer = answer(address, b"", &get(lines));
-        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
-        assert!(answer.contains("dashboard.proxy_header"), "{answer}");
-    }
+    assert_eq!(asker(address, &mut requests, b"", lines), "192.0.2.8");
+    assert_eq!(asker(address, &mut requests, b"", ""), "127.0.0.1");
+    let refused = answer(address, &header(), &get(""));
+    assert!(!refused.starts_with("HTTP/1.1 2"), "{refused}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn the_feed_refuses_other_origins_plain_requests_and_bad_handshakes() {
 fn an_address_that_is_taken_is_named_with_its_setting() {
     let gateway = Gateway::start();
     let listen = gateway.address();
-    let settings = config::Dashboard { listen, proxies: config::Proxies::default(), tls: None };
+    let settings = config::Dashboard { listen, ..dashboard() };
     let error = dashboard::start(&settings, context(Fleet::new())).unwrap_err();
     assert!(matches!(error, DashboardError::Bind { .. }));
     let text = error.to_string();

@@ -52,12 +52,10 @@ impl Gateway {
     }
 
     pub(crate) fn of(context: Context) -> Self {
-        Self::behind(config::Proxies::default(), context)
+        Self::served(&dashboard(), context)
     }
 
-    pub(crate) fn behind(proxies: config::Proxies, context: Context) -> Self {
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let settings = config::Dashboard { listen, proxies, tls: None };
+    pub(crate) fn served(settings: &config::Dashboard, context: Context) -> Self {
         Self {
             fleet: Arc::clone(&context.fleet),
             health: Arc::clone(&context.health),
@@ -66,7 +64,7 @@ impl Gateway {
             log: Arc::clone(&context.log),
             budget: Arc::clone(&context.budget),
             book: Arc::clone(&context.commands.book),
-            handle: dashboard::start(&settings, context).unwrap(),
+            handle: dashboard::start(settings, context).unwrap(),
         }
     }
 
@@ -111,6 +109,14 @@ impl Gateway {
     }
 }
 
+/// The settings of a dashboard without users on any free port.
+pub(crate) fn dashboard() -> config::Dashboard {
+    config::Dashboard {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        ..settings("").borrow().dashboard.clone()
+    }
+}
+
 pub(crate) fn context(fleet: Fleet) -> Context {
     Context {
         gateway: "gw-1".into(),
@@ -125,6 +131,7 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         listening: Arc::default(),
         budget: Arc::new(Budget::new(1 << 20)),
         log: Arc::default(),
+        audit: Arc::default(),
         settings: settings(""),
         allowed_hosts: vec!["gw-1.example".into()],
     }
@@ -132,7 +139,7 @@ pub(crate) fn context(fleet: Fleet) -> Context {
 
 /// The settings of a configuration file `/etc/t/tidegate.toml`.
 pub(crate) fn settings(text: &str) -> watch::Receiver<Arc<Settings>> {
-    let host = Surroundings { host_name: Some("host-1".into()), state_directory: None };
+    let host = Surroundings { host_name: Some("host-1".into()), ..Surroundings::default() };
     let settings = Settings::parse(text, "/etc/t/tidegate.toml".as_ref(), &host).unwrap();
     watch::Sender::new(Arc::new(settings)).subscribe()
 }
@@ -196,11 +203,17 @@ impl Answer {
 
 /// Sends a request head (without its empty line) and reads the answer to its end.
 pub(crate) fn request(address: SocketAddr, head: &str) -> Answer {
+    raw(address, &format!("{head}Connection: close\r\n\r\n"))
+}
+
+/// Sends a whole request and reads the answer to its end.
+pub(crate) fn raw(address: SocketAddr, text: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes()).unwrap();
+    stream.set_read_timeout(Some(3 * DEADLINE)).unwrap();
+    // What is refused early is not read to its end.
+    let _ = stream.write_all(text.as_bytes());
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
+    let _ = stream.read_to_end(&mut bytes);
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();

@@ -53,9 +53,7 @@ async fn the_dashboard_speaks_tls_and_takes_a_new_certificate_while_running() {
         client_ca: None,
         crl: None,
     };
-    let listen = "127.0.0.1:0".parse().unwrap();
-    let settings =
-        config::Dashboard { listen, proxies: config::Proxies::default(), tls: Some(tls) };
+    let settings = config::Dashboard { tls: Some(tls), ..dashboard() };
     let handle = dashboard::start(&settings, context(Fleet::new())).unwrap();
     let address = handle.local_addr();
     assert_eq!(ask(address, &first).await.as_deref(), Ok("HTTP/1.1 200 OK"));

@@ -43,4 +43,11 @@ test('two thousand devices: few of them are in the document, and the page goes o
   await page.getByRole('searchbox', { name: 'Find a device' }).fill('sim-1999');
   await view.until(() => document.querySelectorAll('[data-device]').length === 1);
   await page.getByRole('link', { name: 'sim-1999' }).waitFor();
+
+  // The focus reaches a device that is not in the document yet.
+  await page.getByRole('searchbox', { name: 'Find a device' }).fill('');
+  await view.until(() => document.querySelectorAll('[data-device]').length > 1);
+  await page.locator('[data-device] a').first().focus();
+  await page.keyboard.press('End');
+  await view.until((last) => document.activeElement.closest('[data-device]')?.ariaPosInSet === last, String(MANY));
 });

@@ -101,3 +101,56 @@ test('the keyboard goes from the choice to the search and to a device', async ()
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { level: 2, name }).waitFor();
 });
+
+test('the age of a card begins anew with each reading', async () => {
+  const view = await open();
+  // Longer than a device that sends nothing counts as online, so that an age that only grows shows.
+  await view.until(() => performance.now() > 15_000 && (() => {
+    const ages = [...document.querySelectorAll('.card[data-state=online] .about .age')];
+    return ages.length > 0 && ages.every((age) => {
+      const [, seconds = '0', unit = 's'] = age.textContent.match(/^(\d+)\s(\w+)$/) ?? [];
+      return unit === 's' && Number(seconds) <= 12;
+    });
+  })());
+});
+
+test('arrows, Home and End go from card to card', async () => {
+  const view = await open();
+  const { page } = view;
+  const links = cards(view).getByRole('link');
+  const names = await links.allInnerTexts();
+  assert.ok(names.length > 2);
+  const goes = async (key, name) => {
+    await page.keyboard.press(key);
+    await view.until((wanted) => document.activeElement.textContent === wanted, name);
+  };
+  await links.first().focus();
+  await goes('ArrowRight', names[1]);
+  await goes('ArrowLeft', names[0]);
+  await goes('End', names.at(-1));
+  await goes('Home', names[0]);
+});
+
+test('order, choice and layout are kept over a reload', async () => {
+  const view = await open();
+  const { page } = view;
+  await page.getByRole('combobox', { name: 'Order' }).selectOption({ label: 'Trouble first' });
+  await page.getByRole('radio', { name: 'List' }).check({ force: true });
+  await page.locator('.item').first().waitFor();
+  await assertAccessible(view);
+  assert.ok(!await view.overflows(), 'the page scrolls sideways');
+  await page.reload();
+  await page.locator('.item .value .text').first().waitFor();
+  assert.equal(await page.getByRole('combobox', { name: 'Order' }).inputValue(), 'state');
+});
+
+test('a small line stands beside numbers, from what the gateway remembers', async () => {
+  const view = await open();
+  await view.until(() => {
+    const line = document.querySelector('.card .trend .sparkline path:not(.area)');
+    return (line?.getAttribute('d')?.match(/L/g)?.length ?? 0) >= 2;
+  });
+  const asked = await view.page.evaluate(() =>
+    performance.getEntriesByType('resource').filter(({ name }) => /\/history\?/.test(name)).length);
+  assert.ok(asked > 0, 'the history was never asked for');
+});

@@ -23,7 +23,7 @@ const PHONE = { width: 390, height: 844 };
 const PICTURES = [
   ['overview', '/', DESK],
   ['device', '/#/devices/pump-1', DESK],
-  ['gateway', '/#/gateway', DESK],
+  ['gateway', '/#/gateway', { width: 1280, height: 1400 }],
 ].flatMap(([name, path, viewport]) => ['light', 'dark'].map((colorScheme) =>
   ({ name: `${name}-${colorScheme}`, path, viewport, colorScheme })));
 PICTURES.push({ name: 'phone', path: '/', viewport: PHONE, colorScheme: 'light', deviceScaleFactor: 2 });
@@ -37,6 +37,8 @@ try {
     const view = await View.open(browser, demo, path, options);
     // Rates and lines are there after some seconds.
     await view.page.waitForTimeout(6000);
+    // The demo's devices lose their network now and then.
+    if (path === '/') await view.page.getByText(/^All is well/).first().waitFor();
     const file = `${FOLDER}${name}.png`;
     writeFileSync(file, execFileSync('pngquant', ['--quality', '70-95', '--speed', '1', '--strip', '-'], {
       input: await view.page.screenshot(), maxBuffer: 1 << 26,

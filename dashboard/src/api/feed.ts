@@ -20,12 +20,15 @@ export class Feed {
   #delay = FIRST_DELAY;
   #heard = 0;
   #timer = 0;
+  #paused = false;
   readonly #handlers: Handlers;
 
   constructor(handlers: Handlers) {
     this.#handlers = handlers;
     setInterval(() => this.#watch(), 1000);
-    addEventListener('online', () => this.retry());
+    addEventListener('online', () => {
+      if (!this.#paused) this.retry();
+    });
     document.addEventListener('visibilitychange', () => {
       if (!document.hidden) this.#watch();
     });
@@ -34,7 +37,16 @@ export class Feed {
 
   /** Tries now instead of later. Does nothing while a connection stands or is being made. */
   retry(): void {
+    this.#paused = false;
     if (!this.#socket) this.#open();
+  }
+
+  /** Stops trying until {@link retry}. */
+  pause(): void {
+    this.#paused = true;
+    clearTimeout(this.#timer);
+    const socket = this.#socket;
+    if (socket) this.#drop(socket);
   }
 
   #open(): void {
@@ -68,7 +80,7 @@ export class Feed {
     // Jitter, so that a thousand pages do not come back in the same instant.
     const wait = this.#delay * (0.5 + Math.random());
     this.#delay = Math.min(this.#delay * 2, LONGEST_DELAY);
-    this.#timer = window.setTimeout(() => this.#open(), wait);
+    if (!this.#paused) this.#timer = window.setTimeout(() => this.#open(), wait);
     this.#handlers.lost(Date.now(), Date.now() + wait);
   }
 }

@@ -4,11 +4,21 @@
 export class ApiError extends Error {
   /** 0: no answer at all. */
   readonly status: number;
+  /** Seconds to wait before the next try, where the gateway asks for that. */
+  readonly retryAfter: number | null;
 
-  constructor(status: number, message: string) {
+  constructor(status: number, message: string, retryAfter: number | null = null) {
     super(message);
     this.status = status;
+    this.retryAfter = retryAfter;
   }
+}
+
+let unauthorised = (): void => undefined;
+
+/** Is called when an answer says that nobody is signed in any more. */
+export function whenUnauthorised(heed: () => void): void {
+  unauthorised = heed;
 }
 
 /** Longer than any answer takes that does not wait for a device. */
@@ -24,8 +34,14 @@ async function ask<T>(path: string, init: RequestInit): Promise<T> {
   }
   const body: unknown = await response.json().catch(() => null);
   if (response.ok) return body as T;
+  if (response.status === 401) unauthorised();
   const told = (body as { error?: unknown } | null)?.error;
-  throw new ApiError(response.status, typeof told === 'string' ? told : response.statusText);
+  const wait = Number(response.headers.get('retry-after') ?? NaN);
+  throw new ApiError(
+    response.status,
+    typeof told === 'string' ? told : response.statusText,
+    Number.isFinite(wait) ? wait : null,
+  );
 }
 
 export function get<T>(path: string, signal?: AbortSignal): Promise<T> {
@@ -38,6 +54,10 @@ export function post<T>(path: string, body: unknown): Promise<T> {
     headers: { 'content-type': 'application/json' },
     body: JSON.stringify(body),
   });
+}
+
+export async function remove(path: string): Promise<void> {
+  await ask<unknown>(path, { method: 'DELETE' });
 }
 
 /** The path of a device's documents, or of what is below it. */

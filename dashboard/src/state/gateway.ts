@@ -1,6 +1,6 @@
 // The gateway as the page knows it: the connection to it, its status, and what the feed brings.
 
-import { signal } from '@preact/signals';
+import { effect, signal } from '@preact/signals';
 
 import { Feed } from '../api/feed.ts';
 import type { Message, Status } from '../api/types.ts';
@@ -8,6 +8,7 @@ import { setClock } from './clock.ts';
 import { takeCommand } from './commands.ts';
 import { removeDevice, replaceFleet, takeFacts, takeReadings } from './fleet.ts';
 import { nextRun, takeLog } from './log.ts';
+import { mustSignIn, refreshSession } from './session.ts';
 
 /** Times in milliseconds of this machine's clock. */
 export type Connection =
@@ -22,13 +23,24 @@ export const snapshots = signal(0);
 
 let feed: Feed | null = null;
 
-/** Opens the feed. Once. */
-export function connect(): void {
-  feed = new Feed({
+/** Opens the feed, once somebody who may see it is at the page. */
+export async function connect(): Promise<void> {
+  await refreshSession();
+  effect(() => {
+    if (mustSignIn.value) feed?.pause();
+    else if (feed) feed.retry();
+    else feed = open();
+  });
+}
+
+function open(): Feed {
+  return new Feed({
     live() {
       connection.value = { state: 'live' };
     },
     lost(at, retryAt) {
+      // A gateway that is there and refuses the feed wants to know who asks.
+      void refreshSession();
       const before = connection.peek();
       connection.value = { state: 'lost', since: before.state === 'lost' ? before.since : at, retryAt };
     },

@@ -48,14 +48,13 @@ impl Check<'_> {
 
     /// Whether the files that the pushes name hold what they should.
     pub(super) fn push_files(&mut self) {
-        let folder = self.source.file.parent().unwrap_or(std::path::Path::new("")).to_owned();
         for index in 0..self.values.count("push") {
             let key = |name: &str| format!("push[{index}].{name}");
             if let Some(ca) = self.values.text(&key("ca")) {
-                self.certificates(&key("ca"), &folder.join(ca));
+                self.certificates(&key("ca"), &self.places.path(&ca));
             }
             let Some(file) = self.values.text(&key("token_file")) else { continue };
-            let path = folder.join(file);
+            let path = self.places.path(&file);
             let Some(secret) = self.secret(&key("token_file"), &path) else { continue };
             let basic = self.values.text(&key("auth")).is_some_and(|auth| auth == "basic");
             if basic && !secret.contains(':') {

@@ -88,7 +88,7 @@ impl Editor {
         if self.registry.get(device).is_some() {
             return Err(EditError::Exists(device.clone()));
         }
-        let token = new_token()?;
+        let token = new_token(TOKEN_PREFIX).map_err(EditError::Random)?;
         let mut entry = Table::new();
         entry.insert("token", toml_edit::value(Hash::of(&token).to_string()));
         entry.insert("created", Item::Value(datetime_from_unix(now).into()));
@@ -110,7 +110,7 @@ impl Editor {
         now: f64,
     ) -> Result<String, EditError> {
         let entry = self.entry(device)?;
-        let token = new_token()?;
+        let token = new_token(TOKEN_PREFIX).map_err(EditError::Random)?;
         let hash = Value::from(Hash::of(&token).to_string());
         let old = if let Some(value) = entry.get_mut("token").and_then(Item::as_value_mut) {
             // The decor of a value is what stands around it: a comment behind it stays there.
@@ -177,13 +177,11 @@ fn list(patterns: &[Pattern]) -> Array {
     patterns.iter().map(Pattern::as_str).collect()
 }
 
-/// 256 random bits from the system, base64url.
-fn new_token() -> Result<String, EditError> {
+/// 256 random bits from the system, base64url, behind `prefix`.
+pub(crate) fn new_token(prefix: &str) -> io::Result<String> {
     let mut bytes = [0; 32];
-    rand::rngs::OsRng
-        .try_fill_bytes(&mut bytes)
-        .map_err(|e| EditError::Random(io::Error::other(e)))?;
-    Ok(format!("{TOKEN_PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
+    rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
+    Ok(format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)))
 }
 
 #[cfg(test)]

@@ -58,12 +58,10 @@ impl Keeper {
         let (stop, stopping) = channel();
         let mut work = Work { folder, fleet, wanted, metrics, clock, failing: false };
         let spawned = std::thread::Builder::new().name("history".into()).spawn(move || {
-            let ended = catch_unwind(AssertUnwindSafe(|| work.run(&stopping, every)));
-            if ended.is_err() {
-                tracing::error!(
-                    "the thread that saves the history has failed, which is a fault of tidegate: \
-                     the history is not saved until a restart"
-                );
+            work.load();
+            while catch_unwind(AssertUnwindSafe(|| work.run(&stopping, every))).is_err() {
+                tracing::error!("saving the history stopped by a panic; it is tried again later");
+                std::thread::sleep(AFTER_PANIC);
             }
         });
         match spawned {
@@ -89,6 +87,9 @@ impl Keeper {
     }
 }
 
+/// What panics again and again must not fill the log.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+
 struct Work {
     folder: Folder,
     fleet: Arc<Fleet>,
@@ -100,7 +101,6 @@ struct Work {
 
 impl Work {
     fn run(&mut self, stopping: &Receiver<oneshot::Sender<()>>, every: Duration) {
-        self.load();
         loop {
             let told = if every.is_zero() {
                 stopping.recv().map_err(|_| RecvTimeoutError::Disconnected)

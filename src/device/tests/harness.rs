@@ -112,6 +112,14 @@ pub(super) struct Shown {
     pub(super) round_trips: Vec<f64>,
     /// Device, code, reason.
     pub(super) refused: Vec<(String, u64, String)>,
+    /// Of whom anything new panics: a fault of the program, to order.
+    panics: Option<String>,
+}
+
+impl Shown {
+    fn look_at(&self, device: &DeviceId) {
+        assert!(self.panics.as_deref() != Some(device.as_str()), "as the test wishes");
+    }
 }
 
 #[derive(Default)]
@@ -121,7 +129,9 @@ impl Feed for Screen {
     fn readings(&self, _batch: &Arc<Batch>) {}
 
     fn device_up(&self, device: &DeviceId, facts: &DeviceFacts) {
-        lock(&self.0).up.insert(device.clone(), facts.clone());
+        let mut shown = lock(&self.0);
+        shown.look_at(device);
+        shown.up.insert(device.clone(), facts.clone());
     }
 
     fn device_down(&self, device: &DeviceId, _time: f64) {
@@ -144,8 +154,34 @@ impl Feed for Screen {
 
     fn refused(&self, device: &DeviceId, refused: &Refused<'_>) {
         let refused = (device.to_string(), refused.code, refused.reason.to_owned());
-        lock(&self.0).refused.push(refused);
+        let mut shown = lock(&self.0);
+        shown.look_at(device);
+        shown.refused.push(refused);
     }
+}
+
+/// What the listener needs, and the other ends of it.
+pub(super) fn context(settings: &Devices, registry: Registry, inbox: usize) -> (Context, Ends) {
+    let (registry, registry_seen) = watch::channel(Arc::new(registry));
+    let (event_sender, events) = mpsc::channel(inbox);
+    let screen = Arc::new(Screen::default());
+    let context = Context {
+        gateway: "gw-test".to_owned(),
+        events: event_sender,
+        budget: Arc::new(Budget::new(settings.max_unsettled)),
+        registry: registry_seen,
+        feed: Arc::clone(&screen) as Arc<dyn Feed>,
+        metrics: Arc::new(Metrics::new()),
+        clock: Arc::new(SystemClock),
+    };
+    (context, Ends { registry, events, screen })
+}
+
+/// The other ends of a [`Context`].
+pub(super) struct Ends {
+    registry: watch::Sender<Arc<Registry>>,
+    events: mpsc::Receiver<DeviceEvent>,
+    screen: Arc<Screen>,
 }
 
 /// A serving listener and the engine's end of it.
@@ -179,20 +215,8 @@ impl Bench {
     pub(super) fn with_inbox(settings: &Devices, registry: Registry, inbox: usize) -> Self {
         let listener = Listener::bind(settings).unwrap();
         let (addr, tls) = (listener.local_addr().unwrap(), listener.tls());
-        let (registry, registry_seen) = watch::channel(Arc::new(registry));
-        let (event_sender, events) = mpsc::channel(inbox);
-        let metrics = Arc::new(Metrics::new());
-        let budget = Arc::new(Budget::new(settings.max_unsettled));
-        let screen = Arc::new(Screen::default());
-        let context = Context {
-            gateway: "gw-test".to_owned(),
-            events: event_sender,
-            budget: Arc::clone(&budget),
-            registry: registry_seen,
-            feed: Arc::clone(&screen) as Arc<dyn Feed>,
-            metrics: Arc::clone(&metrics),
-            clock: Arc::new(SystemClock),
-        };
+        let (context, Ends { registry, events, screen }) = context(settings, registry, inbox);
+        let (metrics, budget) = (Arc::clone(&context.metrics), Arc::clone(&context.budget));
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(async move {
             let stopped = async {
@@ -215,6 +239,15 @@ impl Bench {
 
     pub(super) fn shown<T>(&self, look: impl FnOnce(&Shown) -> T) -> T {
         look(&lock(&self.screen.0))
+    }
+
+    /// From here on the feed panics over this device: in the task that serves its connection.
+    pub(super) fn panic_for(&self, device: &str) {
+        lock(&self.screen.0).panics = Some(device.to_owned());
+    }
+
+    pub(super) fn panic_for_nobody(&self) {
+        lock(&self.screen.0).panics = None;
     }
 
     pub(super) fn begin_to_stop(&mut self) {
@@ -417,6 +450,17 @@ impl Client {
     /// Writes past the WebSocket.
     pub(super) async fn send_raw(&mut self, bytes: &[u8]) {
         soon("sending", self.websocket.get_mut().write_all(bytes)).await.unwrap();
+    }
+
+    /// Whether the connection ends without a Close frame.
+    pub(super) async fn ends(&mut self) -> bool {
+        loop {
+            match soon("the end", self.websocket.next()).await {
+                None | Some(Err(_)) => return true,
+                Some(Ok(Message::Close(_))) => return false,
+                Some(Ok(_)) => {}
+            }
+        }
     }
 
     pub(super) async fn next(&mut self) -> Message {

@@ -150,25 +150,6 @@ async fn bytes_that_are_no_message_are_1007_and_what_came_before_counts() {
 }
 
 #[tokio::test]
-async fn a_message_over_max_frame_is_1009_by_its_header_alone() {
-    let mut bench = Bench::start(&Devices { max_frame: 1000, ..settings() }, parse(""));
-    let (mut client, _) = bench.greeted("kiln-3").await;
-    client.send_raw(&[0x82, 0xfe, 0x03, 0xe9, 1, 2, 3, 4]).await;
-    let (code, reason) = client.close_frame().await;
-    assert_eq!(code, 1009);
-    assert!(reason.contains("1000"), "{reason}");
-}
-
-#[tokio::test]
-async fn a_message_over_max_frame_in_pieces_is_1009() {
-    let mut bench = Bench::start(&Devices { max_frame: 1000, ..settings() }, parse(""));
-    let (mut client, _) = bench.greeted("kiln-3").await;
-    client.send_raw(&frame(0x02, &[0; 600], MASK)).await;
-    client.send_raw(&frame(0x80, &[0; 600], MASK)).await;
-    assert_eq!(client.close_frame().await.0, 1009);
-}
-
-#[tokio::test]
 async fn a_message_in_pieces_with_pings_between_is_one_message() {
     let mut bench = Bench::start(&settings(), parse(""));
     let (mut client, link) = bench.greeted("kiln-3").await;
@@ -196,43 +177,6 @@ async fn empty_pieces_without_end_are_1009() {
     client.send_raw(&pieces).await;
     let (code, reason) = client.close_frame().await;
     assert_eq!((code, reason.as_str()), (1009, "a message in too many fragments"));
-}
-
-#[tokio::test]
-async fn breaches_of_the_websocket_protocol_are_1002() {
-    let mut bench = Bench::start(&settings(), parse(""));
-    let breaches = [
-        ("not masked", frame(0x82, &readings(Some(1), "a"), None)),
-        ("reserved bit", frame(0xc2, &[0x80], MASK)),
-        ("reserved data opcode", frame(0x83, &[], MASK)),
-        ("reserved control opcode", frame(0x8b, &[], MASK)),
-        ("continuation of nothing", frame(0x80, &[1], MASK)),
-        ("a ping in pieces", frame(0x09, &[1], MASK)),
-        ("a ping over 125 bytes", frame(0x89, &[1; 126], MASK)),
-        (
-            "a new message in the middle of one",
-            [frame(0x02, &[1], MASK), frame(0x82, &[1], MASK)].concat(),
-        ),
-        ("a Close of one byte", frame(0x88, &[3], MASK)),
-        ("a Close with a code that must not be sent", frame(0x88, &1005u16.to_be_bytes(), MASK)),
-    ];
-    for (what, bytes) in breaches {
-        let (mut client, greeted) = bench.greeted_session("kiln-3").await;
-        client.send_raw(&bytes).await;
-        assert_eq!(client.close_frame().await.0, 1002, "{what}");
-        assert_eq!(bench.closed().await, greeted.session, "{what}");
-    }
-}
-
-#[tokio::test]
-async fn text_that_is_not_utf_8_is_1007() {
-    let mut bench = Bench::start(&settings(), parse(""));
-    for bytes in [frame(0x81, &[0xff], MASK), frame(0x88, &[0x03, 0xe8, 0xff], MASK)] {
-        let (mut client, _) = bench.greeted("kiln-3").await;
-        client.send_raw(&bytes).await;
-        assert_eq!(client.close_frame().await.0, 1007);
-        bench.closed().await;
-    }
 }
 
 #[tokio::test]

@@ -216,7 +216,8 @@ async fn the_header_of_a_proxy_comes_before_tls_and_from_listed_peers_only() {
     let name = ServerName::try_from("localhost").unwrap();
 
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
-    let proxies = crate::config::Proxies { trusted, ..crate::config::Proxies::default() };
+    let header_first = crate::config::ProxyHeader::ProxyProtocol;
+    let proxies = crate::config::Proxies { trusted, header: header_first };
     let bench =
         Bench::start(&Devices { tls: tls.clone(), proxies, ..settings() }, Registry::default());
     let mut stream = TcpStream::connect(bench.addr).await.unwrap();

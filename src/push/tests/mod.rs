@@ -2,6 +2,7 @@
 
 mod buffer;
 mod fake;
+mod panics;
 mod refusals;
 mod secure;
 mod trouble;
@@ -21,7 +22,7 @@ use crate::core::clock::Base;
 use crate::core::ids::DeviceId;
 use crate::host::clock::SystemClock;
 use crate::metrics::{self, Metrics};
-use crate::ports::{Feed, Health, PushState, lock};
+use crate::ports::{Clock, Feed, Health, PushState, lock};
 
 const DEADLINE: Duration = Duration::from_secs(40);
 
@@ -75,12 +76,16 @@ fn batch(device: &str, name: &str, value: f64) -> Arc<Batch> {
 
 impl Pushing {
     fn start(push: Push) -> Self {
+        Self::with_clock(push, Arc::new(SystemClock::new()))
+    }
+
+    fn with_clock(push: Push, clock: Arc<dyn Clock>) -> Self {
         let (health, metrics) = (Arc::new(Health::default()), Arc::new(Metrics::new()));
         let context = Context {
             gateway: "gw".to_owned(),
             health: health.clone(),
             metrics: metrics.clone(),
-            clock: Arc::new(SystemClock::new()),
+            clock,
         };
         let handle = start(&[push], &context).unwrap().unwrap();
         Self { feed: handle.feed(), handle, health, metrics }

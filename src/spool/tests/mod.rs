@@ -9,6 +9,7 @@ mod inspection;
 mod limits;
 mod losses;
 mod measure;
+mod panics;
 mod power_cut;
 mod reserve;
 mod support;

@@ -144,7 +144,13 @@ impl Gateway {
     pub(crate) fn binary(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.current_dir(self.dir.path());
-        for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUST_LOG"] {
+        for name in [
+            "NOTIFY_SOCKET",
+            "JOURNAL_STREAM",
+            "STATE_DIRECTORY",
+            "CREDENTIALS_DIRECTORY",
+            "RUST_LOG",
+        ] {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().cloned());
@@ -160,6 +166,11 @@ impl Gateway {
     /// Whether it was started and not ended by [`Self::kill`].
     pub(crate) fn is_running(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
     }
 
     /// Sends it a signal.

@@ -31,10 +31,10 @@ function browserPath() {
 /** A page of a context of its own. */
 export class View {
   /**
-   * Opens `path` (`/#/gateway`) and waits until the feed is live. `options` are Playwright's for a
-   * context: `viewport`, `colorScheme`, `locale` …
+   * Opens `path` (`/#/gateway`) and waits until the feed is live, or, where somebody must sign in,
+   * for the form. `options` are Playwright's for a context: `viewport`, `colorScheme`, `locale` …
    */
-  static async open(browser, gateway, path = '/', options = {}) {
+  static async open(browser, gateway, path = '/', { form = false, ...options } = {}) {
     const view = new View();
     view.gateway = gateway;
     view.context = await browser.newContext({
@@ -44,7 +44,7 @@ export class View {
     view.page.setDefaultTimeout(DEADLINE);
     view.#watch();
     await view.page.goto(gateway.url + path);
-    await view.live();
+    await (form ? view.page.getByRole('form').waitFor() : view.live());
     return view;
   }
 

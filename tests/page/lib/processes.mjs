@@ -1,7 +1,7 @@
 // The programs under test, as processes that this test started and ends.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -96,7 +96,7 @@ export class Demo {
 
 /** Gateway, broker and simulated devices as separate processes, so that each can be taken away. */
 export class Rig {
-  static async start({ devices = 0, rate = 1, batch = 1, settings = '' } = {}) {
+  static async start({ devices = 0, rate = 1, batch = 1, users = [], settings = '' } = {}) {
     const rig = new Rig();
     rig.folder = mkdtempSync(join(tmpdir(), 'tidegate-page-'));
     [rig.port, rig.devicesPort, rig.brokerPort] = [await freePort(), await freePort(), await freePort()];
@@ -113,10 +113,12 @@ auth = "none"
 url = "mqtt://127.0.0.1:${rig.brokerPort}"
 [dashboard]
 listen = "127.0.0.1:${rig.port}"
+${users.length > 0 ? 'users = "users.toml"' : ''}
 [log]
 target = "stderr"
 level = "info"
 ${settings}`);
+    for (const user of users) rig.addUser(user);
     await rig.startBroker();
     await rig.startGateway();
     if (devices > 0) {
@@ -125,6 +127,15 @@ ${settings}`);
       rig.simulate('--devices', String(devices), '--rate', String(rate), '--batch', String(batch), '--sources', sources);
     }
     return rig;
+  }
+
+  addUser({ name, role, password }) {
+    const words = ['user', 'add', name, '--role', role, '--password-file', '-', '--config', this.config];
+    execFileSync(TIDEGATE_BIN, words, { input: `${password}\n`, stdio: ['pipe', 'ignore', 'ignore'] });
+  }
+
+  removeUser(name) {
+    execFileSync(TIDEGATE_BIN, ['user', 'remove', name, '--config', this.config], { stdio: 'ignore' });
   }
 
   async startBroker() {

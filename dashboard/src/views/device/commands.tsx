@@ -8,6 +8,7 @@ import { texts } from '../../i18n/index.ts';
 import type { Device } from '../../state/fleet.ts';
 import { snapshots } from '../../state/gateway.ts';
 import { lastCommand, mergeCommands } from '../../state/commands.ts';
+import { mayOperate } from '../../state/session.ts';
 import { CommandEntry } from './command-entry.tsx';
 import { CommandForm } from './command-form.tsx';
 import './commands.css';
@@ -48,14 +49,16 @@ export function Commands({ device }: { device: Device }) {
   return (
     <section class="panel commands" aria-labelledby="commands-title">
       <h3 id="commands-title" tabIndex={-1}>{words.title}</h3>
-      <CommandForm
-        device={device}
-        sent={sent}
-        onSent={(record) => {
-          own.value = record.id;
-          take([record]);
-        }}
-      />
+      {mayOperate.value ? (
+        <CommandForm
+          device={device}
+          sent={sent}
+          onSent={(record) => {
+            own.value = record.id;
+            take([record]);
+          }}
+        />
+      ) : <p class="note">{texts.value.shell.operatorsOnly}</p>}
       <h4 id="history-title">{words.history}</h4>
       {fault.value && <p class="note bad">{words.listFault(fault.value)}</p>}
       {list.value?.length === 0 && <p class="note">{words.none}</p>}

@@ -4,6 +4,7 @@ import { span, utc, moment } from '../../format/times.ts';
 import { locale, texts } from '../../i18n/index.ts';
 import { gatewayTime, second } from '../../state/clock.ts';
 import { status } from '../../state/gateway.ts';
+import { mayOperate } from '../../state/session.ts';
 import { useAbout } from './about.ts';
 import { Configuration } from './configuration.tsx';
 import { Limits } from './limits.tsx';
@@ -14,6 +15,15 @@ import { Push } from './push.tsx';
 import './gateway.css';
 
 export function GatewayView() {
+  return mayOperate.value ? <Everything /> : (
+    <section aria-labelledby="gateway-title" class="gateway">
+      <h2 id="gateway-title">{texts.value.gateway.title}</h2>
+      <p class="none">{texts.value.shell.operatorsOnly}</p>
+    </section>
+  );
+}
+
+function Everything() {
   const words = texts.value.gateway;
   const about = useAbout().value;
   // The time it is up goes on.
@@ -25,7 +35,7 @@ export function GatewayView() {
       {about === 'absent' && <p class="none">{words.absent}</p>}
       {about !== null && about !== 'absent' && (
         <>
-          <dl class="about">
+          <dl class="identity">
             <Fact name={words.version}>tidegate {about.version}</Fact>
             <Fact name={words.started}>
               <time dateTime={new Date(about.started * 1000).toISOString()} title={utc(about.started)}>
