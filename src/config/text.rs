@@ -49,7 +49,7 @@ pub static ORIGIN: Rule =
 /// `devices.trusted_proxies` and `dashboard.trusted_proxies`.
 pub static NETWORK: Rule = Rule {
     allowed: "an IP address, \"10.0.0.1\", or a network, \"10.1.0.0/16\"",
-    check: |text| network(text).map(drop).ok_or_else(|| "is neither".to_owned()),
+    check: |text| network(text).map(drop).ok_or_else(|| format!("{text:?} is neither")),
 };
 
 /// `push.name`: a label of metrics.

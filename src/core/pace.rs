@@ -119,6 +119,17 @@ mod tests {
     }
 
     #[test]
+    fn a_fleet_that_comes_back_all_at_once_is_let_in_by_default() {
+        let all = Pace { rate: 1000.0, burst: 10_000.0 };
+        let mut paces = Paces::new(all, Pace { rate: 100.0, burst: 1024.0 }, SECOND);
+        for n in 0..10_000 {
+            assert_eq!(paces.one_of(origin(n % 10), SECOND), Ok(()));
+            assert_eq!(paces.any(SECOND), Ok(()));
+        }
+        assert_eq!(paces.any(SECOND), Err(TooMany::Total));
+    }
+
+    #[test]
     fn what_is_remembered_is_bounded_and_given_up_again() {
         let mut paces = paces();
         for n in 0..100_000 {

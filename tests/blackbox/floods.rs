@@ -21,8 +21,9 @@ const BATCHES: u64 = 200;
 /// What a batch may take longer than twice its quiet time. Twice alone would fail by luck: attacker,
 /// broker and gateway share the processors here.
 const MARGIN: Duration = Duration::from_millis(50);
-/// What the gateway may grow by in a flood from two thousand connections.
-const GROWTH: f64 = 48.0 * 1024.0 * 1024.0;
+/// What the gateway may grow by in a flood: 12 KiB for each of two thousand connections that have
+/// not been upgraded.
+const GROWTH: f64 = 2000.0 * 12.0 * 1024.0;
 
 const MASK: [u8; 4] = [1, 2, 3, 4];
 

@@ -134,7 +134,10 @@ fn a_dashboard_beyond_loopback_needs_users_and_a_way_that_is_not_in_the_clear() 
     only(&format!("{users}trusted_proxies = [\"10.0.0.5\"]\n"));
     only("users = \"users.toml\"\n");
     let name = found("users = \"users.toml\"\ntrusted_proxies = [\"proxy\"]\n");
-    assert!(name.contains("\"proxy\" is not an IP address"), "{name}");
+    assert!(name.contains("\"proxy\" is neither; allowed: a list of: an IP address"), "{name}");
+    let way = "trusted_proxies = [\"10.0.0.5\"]\nproxy_header = \"proxy-protocol\"\n";
+    let clear = found(&format!("{users}{way}"));
+    assert!(clear.contains("without TLS passwords would cross the network"), "{clear}");
     let idle = found("session_idle = \"2d\"\nsession_max = \"1d\"\n");
     assert!(idle.contains("dashboard.session_idle: is more than dashboard.session_max"), "{idle}");
 }
