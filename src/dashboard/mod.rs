@@ -14,6 +14,7 @@
 
 mod api;
 mod assets;
+mod behind;
 mod commands;
 mod feed;
 #[cfg(any(test, fuzzing))]
@@ -207,6 +208,7 @@ pub fn start(
     let health = context.health.clone();
     let hub = Hub::new(context);
     let certificates = tls.clone();
+    let proxies = Arc::new(settings.proxies.clone());
     std::thread::Builder::new()
         .name("dashboard".to_owned())
         .spawn(move || {
@@ -214,7 +216,8 @@ pub fn start(
                 runtime.spawn(watching.run());
             }
             let rooms = (hub, Arc::new(people));
-            let served = || runtime.block_on(server::run(listener, certificates, rooms, stopping));
+            let served =
+                || runtime.block_on(server::run(listener, certificates, proxies, rooms, stopping));
             let in_time = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
                 health.fail("dashboard");
                 false

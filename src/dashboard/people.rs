@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
@@ -18,6 +18,8 @@ use super::slowdown::Slowdown;
 use crate::config;
 use crate::config::users::password::Password;
 use crate::config::users::{Role, Token, User, Users};
+use crate::config::{Proxies, ProxyHeader};
+use crate::core::proxy;
 use crate::host::audit::{Audit, Entry};
 use crate::ports::Clock;
 
@@ -95,7 +97,7 @@ pub(super) struct People {
     audit: Arc<Audit>,
     tls: bool,
     loopback: bool,
-    proxies: Vec<IpAddr>,
+    proxies: Proxies,
     /// Pages of other origins that may ask.
     origins: Origins,
 }
@@ -130,7 +132,7 @@ impl People {
             tls: settings.tls.is_some(),
             loopback: settings.listen.ip().is_loopback(),
             origins: Origins::new(Vec::new(), settings.allowed_origins.clone()),
-            proxies: settings.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
+            proxies: settings.proxies.clone(),
         }
     }
 
@@ -189,7 +191,7 @@ impl People {
         else {
             return Ok(());
         };
-        if peer.is_loopback() || self.proxies.contains(&peer) {
+        if peer.is_loopback() || self.is_proxy(peer) {
             return Ok(());
         }
         let error = "without TLS only the proxies of dashboard.trusted_proxies are answered here: \
@@ -202,7 +204,7 @@ impl People {
         let headers = request.headers();
         // Without a connection's address there is nobody to trust.
         let peer = peer(request).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let proxy = self.proxies.contains(&peer);
+        let proxy = self.is_proxy(peer);
         let mut caller = Caller {
             who: Who::Anyone,
             address: if proxy { self.forwarded(headers).unwrap_or(peer) } else { peer },
@@ -239,19 +241,15 @@ impl People {
         }
     }
 
-    /// The last address that no trusted proxy has: what comes before it anyone can have written.
+    /// The browser's address, if there is a whole list up to there.
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        let mut hops = Vec::new();
-        for value in headers.get_all(FORWARDED_FOR) {
-            hops.extend(value.to_str().ok()?.split(','));
-        }
-        for hop in hops.into_iter().rev() {
-            let address = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
-            if !self.proxies.contains(&address) {
-                return Some(address);
-            }
-        }
-        None
+        let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        proxy::forwarded(lines, |address| self.proxies.list(address)).ok()
+    }
+
+    /// Whether `peer` is a proxy that tells of its client in each request.
+    fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.proxies.tell_by(ProxyHeader::XForwardedFor, peer)
     }
 
     /// Whether the caller may ask for what needs `needs`.
@@ -505,7 +503,10 @@ mod tests {
             allowed_origins: Vec::new(),
             session_idle: Duration::from_secs(60),
             session_max: Duration::from_secs(60),
-            trusted_proxies: proxies.iter().map(|ip| ip.parse().unwrap()).collect(),
+            proxies: Proxies {
+                trusted: proxies.iter().map(|ip| config::text::network(ip).unwrap()).collect(),
+                header: ProxyHeader::XForwardedFor,
+            },
         };
         let users = watch::channel(Arc::new(Users::default())).1;
         People::new(&settings, Some(users), Arc::new(SystemClock::new()), Arc::default())

@@ -19,14 +19,14 @@ use super::greeting::{Greeting, welcome};
 use super::mailbox::{Filled, Inbox, Mailbox, REPLIES_AT_A_TIME};
 use super::presence::{Arrival, Presence};
 use super::sessions::permissions;
-use super::shared::{Shared, Slot};
+use super::shared::{Excess, Shared, Slot};
 use super::submission::{EngineGone, Submission, submit};
 use super::websocket::WebSocket;
 use crate::core::frame::GatewayMessage;
 use crate::core::ids::DeviceId;
 use crate::core::policy::Permissions;
 use crate::core::quota::TokenBucket;
-use crate::core::session::{Beat, Close, Heartbeat, Session};
+use crate::core::session::{Beat, Close, Heartbeat, OVERLOADED, Session};
 use crate::ports::{DeviceEvent, Link, Outbound, Resume};
 
 /// Messages handled in one go before others get their turn.
@@ -48,6 +48,7 @@ pub(crate) struct Connection {
     greeted_by: Duration,
     heartbeat: Heartbeat,
     bucket: TokenBucket,
+    byte_bucket: TokenBucket,
     /// A hand-over that has to wait; nothing is read meanwhile.
     submission: Option<Submission>,
     replies: Vec<GatewayMessage>,
@@ -57,6 +58,8 @@ pub(crate) struct Connection {
     seen: f64,
     ping_due: bool,
     unflushed: bool,
+    /// While the device takes nothing: what it had taken by then, and until when it may go on so.
+    stuck: Option<(u64, Duration)>,
     /// Nothing is read, and not through the device's own fault.
     paused: bool,
 }
@@ -66,9 +69,9 @@ pub(crate) struct Connection {
 enum Rest {
     None,
     /// Nothing is read before there are tokens again.
-    Until(Duration),
+    Until(Duration, Excess),
     /// Now there are: what there is to read was held back.
-    Over,
+    Over(Excess),
 }
 
 /// Drives `connection` to its end.
@@ -135,6 +138,7 @@ impl Connection {
             websocket,
             heartbeat: Heartbeat::new(shared.now(), 1.0, &shared.rules),
             bucket: shared.bucket(),
+            byte_bucket: shared.byte_bucket(),
             permissions: (shared.registry_changes(), Arc::default()),
             presence: Presence::begin(shared, device.clone(), &link),
             session: Session::new(device),
@@ -149,6 +153,7 @@ impl Connection {
             seen: 0.0,
             ping_due: false,
             unflushed: false,
+            stuck: None,
             paused: false,
         }
     }
@@ -171,7 +176,9 @@ impl Connection {
         } else {
             self.greeted_by
         };
-        shared.instant(if let Rest::Until(rested) = self.rest { rested.min(due) } else { due })
+        let stuck = self.stuck.map(|(_, until)| until);
+        let rested = if let Rest::Until(rested, _) = self.rest { Some(rested) } else { None };
+        shared.instant(rested.into_iter().chain(stuck).fold(due, Duration::min))
     }
 
     /// Does everything that can be done now; `news` if the link has something to say.
@@ -199,7 +206,7 @@ impl Connection {
                 self.submission = None;
                 submitted.map_err(|EngineGone| End::Close(restarting()))?;
             }
-            self.write(cx)?;
+            self.write(cx, now)?;
             match self.read(cx, now)? {
                 Went::Waiting => break,
                 Went::Handed => {}
@@ -210,7 +217,7 @@ impl Connection {
                 }
             }
         }
-        self.write(cx)?;
+        self.write(cx, now)?;
         let wake_at = self.wake_at();
         if wake_at != timer.deadline() || timer.is_elapsed() {
             timer.as_mut().reset(wake_at);
@@ -235,7 +242,7 @@ impl Connection {
     }
 
     fn rests(&self) -> bool {
-        matches!(self.rest, Rest::Until(_))
+        matches!(self.rest, Rest::Until(..))
     }
 
     /// Looks again at what the device may do, if the registry has changed.
@@ -279,6 +286,10 @@ impl Connection {
     }
 
     fn beat(&mut self, now: Duration) -> Result<(), End> {
+        if self.stuck.is_some_and(|(_, until)| until <= now) {
+            let reason = "overloaded: this device does not read";
+            return Err(End::Close(Close::new(OVERLOADED, reason)));
+        }
         if !self.greeting.is_done() {
             let late = now >= self.greeted_by;
             return if late { Err(End::Close(self.greeting.late(self.shared()))) } else { Ok(()) };
@@ -286,8 +297,10 @@ impl Connection {
         if self.paused {
             self.heartbeat.heard(now);
         }
-        if matches!(self.rest, Rest::Until(rested) if rested <= now) {
-            self.rest = Rest::Over;
+        if let Rest::Until(rested, with) = self.rest
+            && rested <= now
+        {
+            self.rest = Rest::Over(with);
         }
         match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}
@@ -326,13 +339,22 @@ impl Connection {
             return Ok(Went::Waiting);
         }
         let tokens = self.bucket.available(now);
-        if tokens == 0 {
-            self.rest = Rest::Until(now + self.bucket.wait(now));
+        let bytes = self.byte_bucket.available(now);
+        let empty = if tokens == 0 {
+            Some((&mut self.bucket, Excess::Batches))
+        } else if bytes == 0 {
+            Some((&mut self.byte_bucket, Excess::Bytes))
+        } else {
+            None
+        };
+        if let Some((bucket, with)) = empty {
+            self.rest = Rest::Until(now + bucket.wait(now), with);
             self.paused = true;
             return Ok(Went::Waiting);
         }
-        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens));
+        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens), bytes);
         let outcome = self.fill(cx, &mut inbox);
+        self.byte_bucket.take(inbox.bytes, now);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
             self.note_rate(inbox.received.unix);
@@ -367,9 +389,10 @@ impl Connection {
 
     /// Shows, now and then, that messages had to wait for the device's rate.
     fn note_rate(&mut self, received: f64) {
-        if self.rest == Rest::Over && !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
+        let Rest::Over(with) = self.rest else { return };
+        if !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
             self.slowed = received;
-            self.shared().show_slowed(self.session.device(), &self.permissions.1.own);
+            self.shared().show_slowed(self.session.device(), &self.permissions.1.own, with);
         }
     }
 
@@ -411,16 +434,23 @@ impl Connection {
     }
 
     /// Writes what there is to say, unless the device still has to take what was said before.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    fn write(&mut self, cx: &mut Context<'_>, now: Duration) -> Result<(), End> {
         let rules = &self.presence.shared().rules;
         let failed = |error| End::of(error, rules);
         loop {
             if self.unflushed {
                 match self.websocket.poll_flush(cx) {
-                    Poll::Pending => return Ok(()),
+                    Poll::Pending => {
+                        let written = self.websocket.written();
+                        if self.stuck.is_none_or(|(before, _)| before != written) {
+                            self.stuck = Some((written, now + self.shared().write_timeout));
+                        }
+                        return Ok(());
+                    }
                     Poll::Ready(flushed) => flushed.map_err(failed)?,
                 }
                 self.unflushed = false;
+                self.stuck = None;
             }
             let (acked, repeats) = (self.link.acked(), self.link.repeats());
             let ack = self.session.ack(acked, repeats);

@@ -165,15 +165,22 @@ fn accepted(stream: TcpStream, peer: SocketAddr, tls: Option<&TlsSlot>, shared: 
         tracing::debug!(%peer, %error, "gone before it was accepted");
         return;
     }
-    let (slot, refusal) = match shared.admit(peer.ip()) {
+    let proxied = shared.proxies.list(peer.ip());
+    let (slot, refusal) = match shared.admit((!proxied).then_some(peer.ip())) {
         Ok(slot) => (slot, None),
-        Err(refusal) => match shared.admit_to_refuse() {
-            Some(slot) => (slot, Some(refusal)),
-            None => return shared.refused(refusal.label()),
-        },
+        Err(refusal) => {
+            let slot = if tls.is_none() || shared.may_tell_by_tls() {
+                shared.admit_to_refuse()
+            } else {
+                None
+            };
+            let Some(slot) = slot else { return shared.refused(refusal.label()) };
+            (slot, Some(refusal))
+        }
     };
     let acceptor = tls.map(TlsSlot::acceptor);
-    let arrival = handshake::Arrival { stream, peer, slot, refusal, acceptor };
+    let client = handshake::Client { peer, proxied, address: peer.ip(), slot };
+    let arrival = handshake::Arrival { stream, client, refusal, acceptor };
     tokio::spawn(handshake::serve(arrival, Arc::clone(shared)));
 }
 

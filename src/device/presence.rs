@@ -46,7 +46,7 @@ enum Stage {
 impl Presence {
     pub(crate) fn begin(shared: Arc<Shared>, device: DeviceId, link: &Arc<Link>) -> Self {
         let session = shared.next_session();
-        lock(&shared.sessions).await_hello(session, Arc::clone(link));
+        lock(&shared.sessions).await_hello(session, device.clone(), Arc::clone(link));
         Self { shared, device, session, stage: Stage::Arriving }
     }
 

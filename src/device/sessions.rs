@@ -80,7 +80,9 @@ pub(crate) fn permissions(registry: &Registry, device: &DeviceId) -> Arc<Permiss
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     by_device: HashMap<DeviceId, Live>,
-    before_hello: HashMap<SessionId, Arc<Link>>,
+    before_hello: HashMap<SessionId, (DeviceId, Arc<Link>)>,
+    /// How many of those there are of each device.
+    waiting: HashMap<DeviceId, usize>,
 }
 
 #[derive(Debug)]
@@ -92,14 +94,27 @@ struct Live {
 
 impl Sessions {
     /// Adds one that has not said HELLO yet, so that it can be told to close.
-    pub(crate) fn await_hello(&mut self, session: SessionId, link: Arc<Link>) {
-        self.before_hello.insert(session, link);
+    pub(crate) fn await_hello(&mut self, session: SessionId, device: DeviceId, link: Arc<Link>) {
+        *self.waiting.entry(device.clone()).or_default() += 1;
+        self.before_hello.insert(session, (device, link));
+    }
+
+    /// How many connections of `device` have not said HELLO.
+    pub(crate) fn waiting(&self, device: &DeviceId) -> usize {
+        self.waiting.get(device).copied().unwrap_or(0)
     }
 
     /// It will not say HELLO any more, or has said it.
     pub(crate) fn await_hello_no_more(&mut self, session: SessionId) {
-        self.before_hello.remove(&session);
+        let Some((device, _)) = self.before_hello.remove(&session) else { return };
         shrink(&mut self.before_hello);
+        if let Some(count) = self.waiting.get_mut(&device) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&device);
+                shrink(&mut self.waiting);
+            }
+        }
     }
 
     /// HELLO was said; the device's session before this one, if any, is told to close.
@@ -165,7 +180,8 @@ impl Sessions {
     /// Tells every connection to close.
     pub(crate) fn close_all(&self, reason: &Close) {
         let live = self.by_device.values().map(|live| &live.link);
-        live.chain(self.before_hello.values()).for_each(|link| close(link, reason.clone()));
+        live.chain(self.before_hello.values().map(|(_, link)| link))
+            .for_each(|link| close(link, reason.clone()));
     }
 }
 

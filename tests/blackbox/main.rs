@@ -20,6 +20,8 @@ mod examples;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod forecast;
 #[cfg(test)]
 mod full_disk;

@@ -157,7 +157,7 @@ async fn listen<F: Future<Output = ()> + Send + 'static>(
 
 /// As a device's connection, but what comes goes back.
 async fn echo(stream: TcpStream, shared: Arc<Shared>) {
-    let slot = shared.admit(stream.peer_addr().unwrap().ip()).unwrap();
+    let slot = shared.admit(Some(stream.peer_addr().unwrap().ip())).unwrap();
     let mut socket = Socket::Plain(stream);
     let mut head = Vec::new();
     let (response, early) = loop {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::harness::*;
-use crate::config::{Devices, Rate};
+use crate::config::Devices;
 use crate::core::frame::GatewayMessage;
 use crate::ports::{DeviceEvent, Outbound, Submitted};
 
@@ -137,7 +137,7 @@ async fn what_was_sent_before_the_end_of_a_connection_arrives() {
 
 #[tokio::test]
 async fn over_its_rate_a_device_is_read_slower() {
-    let rate = Rate { batches_per_second: 50.0, burst: 10.0 };
+    let rate = rate(50.0, 10.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let began = Instant::now();
     let (mut client, link) = bench.greeted("kiln-3").await;
@@ -171,7 +171,7 @@ async fn a_devices_own_rate_holds_and_another_one_does_at_once_even_while_it_wai
 
 #[tokio::test]
 async fn that_a_device_is_over_its_rate_is_shown_with_the_rule() {
-    let rate = Rate { batches_per_second: 20.0, burst: 1.0 };
+    let rate = rate(20.0, 1.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let (mut client, _link) = bench.greeted("kiln-3").await;
     client.send_together((1..=4).map(|seq| readings(Some(seq), "a"))).await;
@@ -207,7 +207,7 @@ async fn a_devices_own_number_of_records_holds_above_and_below_the_setting() {
 
 #[tokio::test]
 async fn pings_count_against_the_rate() {
-    let rate = Rate { batches_per_second: 50.0, burst: 10.0 };
+    let rate = rate(50.0, 10.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let (mut client, _link) = bench.greeted("kiln-3").await;
     let began = Instant::now();

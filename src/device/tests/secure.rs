@@ -358,3 +358,60 @@ async fn a_withdrawn_certificate_opens_nothing_and_what_it_has_opened_is_closed(
     assert_eq!(status(&bench, &b, "b").await, "HTTP/1.1 101", "others are not");
     assert_eq!(bench.connected(), 1, "and what they had open stays");
 }
+
+/// The first bytes of a handshake: a record of 512 bytes is announced, and does not come.
+const HALF_A_HELLO: [u8; 9] = [0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc];
+
+#[tokio::test]
+async fn half_open_handshakes_of_one_address_do_not_hold_up_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let limits = Devices {
+        tls: Some(authority.write(folder.path())),
+        hello_timeout: std::time::Duration::from_secs(300),
+        ..settings()
+    };
+    let bench = Bench::start(&limits, Registry::default());
+    let mut half_open = Vec::new();
+    for _ in 0..400 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(bench.addr).await.unwrap();
+        stream.write_all(&HALF_A_HELLO).await.unwrap();
+        half_open.push(stream);
+    }
+    let metrics = Arc::clone(&bench.metrics);
+    until("all are there", || metrics.device_connections.get() == 400).await;
+    assert_eq!(status(&bench, &authority.connector(None), "kiln-3").await, "HTTP/1.1 101");
+}
+
+#[tokio::test]
+async fn the_header_of_a_proxy_comes_before_tls_and_from_listed_peers_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let tls = Some(authority.write(folder.path()));
+    let header = super::proxies::header(Some([192, 0, 2, 7]));
+    let connector = authority.connector(None);
+    let name = ServerName::try_from("localhost").unwrap();
+
+    let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    let header_first = crate::config::ProxyHeader::ProxyProtocol;
+    let proxies = crate::config::Proxies { trusted, header: header_first };
+    let bench =
+        Bench::start(&Devices { tls: tls.clone(), proxies, ..settings() }, Registry::default());
+    let mut stream = TcpStream::connect(bench.addr).await.unwrap();
+    stream.write_all(&header).await.unwrap();
+    let mut stream = soon("TLS", connector.connect(name.clone(), stream)).await.unwrap();
+    stream.write_all(request("kiln-3", "").as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    soon("an answer", stream.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    assert_eq!(status(&bench, &connector, "kiln-4").await, "", "no header came");
+    until("it is counted", || bench.refused("proxy") == 1).await;
+
+    let bench = Bench::start(&Devices { tls, ..settings() }, Registry::default());
+    let mut stream = TcpStream::connect(bench.addr).await.unwrap();
+    stream.write_all(&header).await.unwrap();
+    assert!(soon("TLS", connector.connect(name, stream)).await.is_err());
+    until("it is counted", || bench.refused("proxy") == 1).await;
+}
