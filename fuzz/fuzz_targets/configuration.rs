@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use tidegate::config::{Settings, Surroundings};
 
 fuzz_target!(|text: &str| {
-    let host = Surroundings { host_name: Some("gw-1".into()), state_directory: None };
+    let host = Surroundings { host_name: Some("gw-1".into()), ..Surroundings::default() };
     match Settings::parse(text, Path::new("/etc/tidegate/tidegate.toml"), &host) {
         Ok(settings) => {
             let again = Settings::parse(text, Path::new("/etc/tidegate/tidegate.toml"), &host)

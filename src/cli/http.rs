@@ -111,6 +111,15 @@ impl Gateway {
         self.within(LIMIT, self.request(path), StatusCode::OK)
     }
 
+    /// Gets `path`; `None` where there is nothing, any other answer than 200 is an error.
+    pub(super) fn find(&self, path: &str) -> anyhow::Result<Option<Bytes>> {
+        match self.answered(LIMIT, self.request(path))? {
+            (StatusCode::OK, body) => Ok(Some(body)),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => Err(self.refused(status, &body)),
+        }
+    }
+
     /// Posts `body` to `path` and waits `patience` longer than for any other answer; one other than
     /// 202 is an error that holds what the gateway said.
     pub(super) fn post(
@@ -141,16 +150,24 @@ impl Gateway {
         answer: impl Future<Output = anyhow::Result<Answer>>,
         wanted: StatusCode,
     ) -> anyhow::Result<Bytes> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let at = &self.authority;
-        let (status, body) = runtime
-            .block_on(async { tokio::time::timeout(limit, answer).await })
-            .with_context(|| format!("no answer from {at} within {} s", limit.as_secs()))?
-            .with_context(|| format!("no gateway can be reached at {at}; does it run?"))?;
+        let (status, body) = self.answered(limit, answer)?;
         if status != wanted {
             return Err(self.refused(status, &body));
         }
         Ok(body)
+    }
+
+    fn answered(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = anyhow::Result<Answer>>,
+    ) -> anyhow::Result<Answer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let at = &self.authority;
+        runtime
+            .block_on(async { tokio::time::timeout(limit, answer).await })
+            .with_context(|| format!("no answer from {at} within {} s", limit.as_secs()))?
+            .with_context(|| format!("no gateway can be reached at {at}; does it run?"))
     }
 
     /// Gets `path` and returns the answer, whatever its status.

@@ -19,6 +19,7 @@ mod tls;
 mod told;
 mod user;
 mod watch;
+mod why;
 mod words;
 
 use std::io;
@@ -47,6 +48,7 @@ pub fn main() -> ExitCode {
         Command::User(args) => user::run(args).map(done),
         Command::Tls(args) => tls::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
+        Command::Why(args) => why::run(&args).map(done),
         Command::Watch(args) => watch::run(&args).map(done),
         Command::Send(args) => send::run(&args),
         Command::Spool(args) => spool::run(&args),
@@ -85,6 +87,8 @@ enum Command {
     Tls(tls::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
+    /// Explain why a device is not connected or not heard, and what to do about it.
+    Why(why::Args),
     /// Show what devices send, as it comes.
     Watch(watch::Args),
     /// Ask a device to do something.

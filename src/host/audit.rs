@@ -2,13 +2,13 @@
 //! with what outcome.
 //!
 //! Each entry is a log event with the target `audit`, and a line of JSON in `audit.log` in the data
-//! directory: mode 0600, fsynced, at [`FILE_MAX`] renamed to `audit.log.1`, which replaces the one
+//! directory: mode 0600, fsynced, at `FILE_MAX` renamed to `audit.log.1`, which replaces the one
 //! before. A thread of its own writes, so that no disk holds up who asks. What cannot be written
-//! waits, [`WAITING`] entries at most, and what is given up is counted in an entry of its own.
+//! waits, `WAITING` entries at most, and what is given up is counted in an entry of its own.
 //!
 //! Strangers can cause refusals and failed sign-ins without end; so that they can neither wear the
-//! disk nor push the rest out of the file, those are noted at a bounded rate ([`BURST`], then one
-//! every [`REFILL`]), and an entry says how many were left out.
+//! disk nor push the rest out of the file, those are noted at a bounded rate (`BURST`, then one
+//! every `REFILL`), and an entry says how many were left out.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};

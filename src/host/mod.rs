@@ -11,6 +11,8 @@ pub mod logging;
 pub mod machine;
 pub mod notify;
 pub mod panics;
+pub mod proxied;
+pub mod revoked;
 pub mod signals;
 pub mod tail;
 pub mod tls;

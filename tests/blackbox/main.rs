@@ -20,6 +20,8 @@ mod examples;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod forecast;
 #[cfg(test)]
 mod full_disk;
@@ -35,6 +37,7 @@ mod history;
 mod outages;
 #[cfg(test)]
 mod panics;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod power;
@@ -55,4 +58,8 @@ mod session;
 #[cfg(test)]
 mod spool_tools;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod uplink;
+#[cfg(test)]
+mod why;

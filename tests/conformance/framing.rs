@@ -18,7 +18,7 @@ fn every_length_is_read() {
 #[test]
 fn a_length_in_more_bytes_than_it_needs_is_read_all_the_same() {
     let gateway = Gateway::start();
-    for length in [&[MASKED | 126, 0, 9][..], &[MASKED | 127, 0, 0, 0, 0, 0, 0, 0, 9]] {
+    for length in [&[MASKED | 0x7e, 0, 9][..], &[MASKED | 0x7f, 0, 0, 0, 0, 0, 0, 0, 9]] {
         let mut wire = gateway.open();
         wire.send(&with_length(FIN | BINARY, length, MASK, &hello(9)));
         wire.welcome();
@@ -31,14 +31,14 @@ fn a_message_over_max_frame_is_1009_by_its_header_alone() {
     let over = [MAX_FRAME as u64 + 1, 1 << 32, i64::MAX as u64, 1 << 63, u64::MAX];
     for over in over {
         let mut wire = gateway.greeted();
-        let length = [&[MASKED | 127][..], &over.to_be_bytes()].concat();
+        let length = [&[MASKED | 0x7f][..], &over.to_be_bytes()].concat();
         wire.send(&with_length(FIN | BINARY, &length, MASK, &[]));
         let (code, reason) = wire.closed();
         assert_eq!(code, 1009, "{over}");
         assert!(reason.contains(&MAX_FRAME.to_string()), "{reason}");
     }
     let mut wire = gateway.greeted();
-    wire.send(&frame(BINARY, &[0; MAX_FRAME]));
+    wire.send(&frame(BINARY, &vec![0; MAX_FRAME]));
     wire.send(&frame(FIN | CONTINUATION, &[0]));
     assert_eq!(wire.closed().0, 1009, "in pieces");
 }

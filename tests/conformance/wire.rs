@@ -249,9 +249,9 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let length = match payload.len() {
         n @ 0..=125 => vec![MASKED | u8::try_from(n).unwrap()],
         n @ 126..=65_535 => {
-            [&[MASKED | 126][..], &u16::try_from(n).unwrap().to_be_bytes()].concat()
+            [&[MASKED | 0x7e][..], &u16::try_from(n).unwrap().to_be_bytes()].concat()
         }
-        n => [&[MASKED | 127][..], &(n as u64).to_be_bytes()].concat(),
+        n => [&[MASKED | 0x7f][..], &(n as u64).to_be_bytes()].concat(),
     };
     with_length(first, &length, MASK, payload)
 }

@@ -41,7 +41,7 @@ export interface Device extends DeviceFacts {
 
 export interface Refusal {
   time: number;
-  kind: 'batch' | 'connection';
+  kind: 'batch' | 'connection' | 'rate';
   code: number;
   reason: string;
   count: number;

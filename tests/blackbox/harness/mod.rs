@@ -30,7 +30,7 @@ pub(crate) use device::{
 };
 pub(crate) use disk::Disk;
 pub(crate) use gateway::{Gateway, Setup};
-pub(crate) use http::raw;
+pub(crate) use http::{Response, raw};
 pub(crate) use load::{Balance, Fleet};
 pub(crate) use mqtt::Publish;
 pub(crate) use proxy::{Mode, Proxy, Witnessed};
