@@ -50,13 +50,13 @@ test('of 256 readings those in view have charts, and a search finds the others',
 
 test('a timeline is read with the keyboard', async () => {
   const device = await connect('switch');
-  device.send({ on: true });
+  device.send({ on: true }, { age: 20 });
   const view = await stage.open('/#/devices/switch');
   const { page } = view;
   const card = page.getByRole('article', { name: 'on', exact: true });
   await view.reads(card, /yes/);
   // Two changes, each once the page has seen the one before.
-  device.send({ on: false });
+  device.send({ on: false }, { age: 10 });
   await view.reads(card, /1 change\b/);
   device.send({ on: true });
   await view.reads(card, /2 changes/);
