@@ -28,6 +28,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
 };
 
+use super::token_in;
 use crate::config::Dashboard;
 use crate::host::tls;
 
@@ -88,12 +89,9 @@ impl Gateway {
                 self.authority
             );
         }
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("{} cannot be read", file.display()))?;
-        let token = text.lines().next().unwrap_or_default().trim();
+        let token = token_in(file)?;
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
             .ok()
-            .filter(|_| !token.is_empty())
             .with_context(|| format!("{} holds no token", file.display()))?;
         value.set_sensitive(true);
         self.token = Some(value);

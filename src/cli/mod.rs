@@ -23,9 +23,10 @@ mod why;
 mod words;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::config::fault::Faults;
@@ -156,6 +157,15 @@ impl GatewayAddress {
             None => Ok(gateway),
         }
     }
+}
+
+/// The token in the first line of `file`.
+fn token_in(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    ensure!(!token.is_empty(), "{} holds no token", file.display());
+    Ok(token.to_owned())
 }
 
 /// Notes in the audit log of the gateway with these settings what its operator has done.
