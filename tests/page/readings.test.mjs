@@ -128,3 +128,36 @@ test('a chart takes the colours of a scheme that is changed while it is shown', 
   const dark = await (await view.until(drawn)).jsonValue();
   assert.notEqual(dark, light);
 });
+
+test('what came while the page was cut off is in the chart once it is back', async () => {
+  const device = await connect('peak');
+  const view = await stage.open('/#/devices/peak');
+  const { page } = view;
+  // Only the page loses its connection: its sockets go through here from the next load on.
+  const sockets = [];
+  let cut = false;
+  await page.routeWebSocket(/\/api\/v1\/stream/, (socket) => {
+    if (cut) {
+      socket.close({ code: 1013 });
+      return;
+    }
+    socket.connectToServer();
+    sockets.push(socket);
+  });
+  await page.reload();
+  await view.live();
+  device.send({ level: 5 }, { age: 30 });
+  const card = page.getByRole('article', { name: 'level', exact: true });
+  await view.reads(card, /max 5\.?0* /);
+
+  cut = true;
+  for (const socket of sockets) await socket.close({ code: 1013 });
+  await view.link('lost');
+  device.send({ level: 500 }, { age: 20 });
+  device.send({ level: 6 }, { age: 10 });
+  assert.ok(!/500/.test(await card.innerText()), 'the page cannot know of it');
+  cut = false;
+  await view.live();
+  await view.reads(card, /max 500/);
+  view.forgive();
+});
