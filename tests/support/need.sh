@@ -28,3 +28,34 @@ need() {
         return 1
     }
 }
+
+# from_debian FOLDER ARCHITECTURE RELEASE PACKAGE...: unpacks packages of a Debian release there, beside
+# the system: apt fetches and checks them, with lists of its own, on the mirrors and with the keys that
+# this machine has. Fails where no mirror has them; FOLDER/log says why.
+from_debian() {
+    local folder=$1 architecture=$2 release=$3 keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    local mirror package
+    shift 3
+    [ -e $keys ] || as_root apt-get -qq -y install debian-archive-keyring
+    mkdir -p "$folder"/{lists,archives}/partial
+    folder=$(realpath "$folder")
+    local apt=(apt-get -qq -o "Dir::State::Lists=$folder/lists" -o Dir::State::status=/dev/null
+        -o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::Cache::archives=$folder/archives"
+        -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o Acquire::Languages=none
+        -o "APT::Architecture=$architecture" -o "APT::Architectures=$architecture"
+        -o APT::Sandbox::User= -o APT::Update::Error-Mode=any -o Acquire::Retries=2)
+    # shellcheck disable=SC2016 # filled in by apt
+    for mirror in $(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | sort -u); do
+        echo "deb [signed-by=$keys] $mirror $release main" >"$folder/sources.list"
+        if "${apt[@]}" update >"$folder/log" 2>&1 &&
+            (cd "$folder" && "${apt[@]}" download "$@" >>log 2>&1); then
+            for package in "$folder"/*.deb; do
+                dpkg -x "$package" "$folder"
+            done
+            rm -rf "$folder"/{lists,archives,sources.list,log,*.deb}
+            return
+        fi
+    done
+    return 1
+}
