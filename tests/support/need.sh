@@ -1,4 +1,4 @@
-# For tests/run and cross/build: what the machine lacks is installed (Debian; root or sudo).
+# For tests/run, tests/cross and cross/build: what the machine lacks is installed (Debian; root or sudo).
 # shellcheck shell=bash
 
 as_root() {
