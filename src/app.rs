@@ -5,6 +5,8 @@
 //! first, then the engine settles what it has, then the spool and the uplink close, then the history is
 //! saved, and the dashboard goes last, so that it can show all of it.
 
+mod manager;
+
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
@@ -29,9 +31,10 @@ use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::audit::Audit;
 use crate::host::clock::SystemClock;
 use crate::host::logging::Logging;
-use crate::host::notify;
+use crate::host::notify::{self, MoreTime};
 use crate::host::panics;
 use crate::host::signals::{Signal, Signals};
+use crate::host::sockets::{self, SocketError, Sockets};
 use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
 use crate::ledger::{self, LedgerError};
@@ -40,6 +43,8 @@ use crate::ports::{Budget, Clock, CommandAccess, Feed, Feeds, Health};
 use crate::push::{self, PushError, PushHandle};
 use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
+
+use manager::Manager;
 
 /// Bursts of connections that wait for the engine at most.
 const INBOX: usize = 1024;
@@ -55,6 +60,8 @@ const IDLE_RUNS: usize = 100_000;
 const LAST_PUSHES: Duration = Duration::from_secs(1);
 /// How long the last part of the history gets to be saved.
 const LAST_HISTORY: Duration = Duration::from_secs(1);
+/// What stopping takes beyond the grace time at most; the service manager is told of it.
+const AFTER_GRACE: Duration = Duration::from_secs(10);
 /// How long the dashboard gets to finish its answers.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -81,6 +88,9 @@ pub enum AppError {
     /// The ledger of commands cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What the service manager passes is not what the configuration says.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// Devices cannot connect.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -101,15 +111,15 @@ pub enum AppError {
     Failed(&'static str),
 }
 
-/// Runs the gateway until SIGTERM or SIGINT.
+/// Runs the gateway until SIGTERM or SIGINT, on `sockets` where they are for it.
 ///
 /// # Errors
 /// Whatever keeps it from starting, or from going on.
-pub fn run(settings: Settings, logging: &Logging) -> Result<(), AppError> {
+pub fn run(settings: Settings, sockets: Sockets, logging: &Logging) -> Result<(), AppError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = Signals::new()?;
-        let gateway = Gateway::start(settings, logging)?;
+        let gateway = Gateway::start(settings, sockets, logging)?;
         gateway.serve(signals, logging).await
     })
 }
@@ -125,7 +135,7 @@ struct Gateway {
     stop_listener: oneshot::Sender<()>,
     stop_engine: oneshot::Sender<()>,
     engine: JoinHandle<Stopped>,
-    pulse: Arc<Pulse>,
+    manager: Manager,
     health: Arc<Health>,
     dashboard: DashboardHandle,
     pushes: Option<PushHandle>,
@@ -165,7 +175,12 @@ impl Base {
 
 impl Gateway {
     /// Within the runtime that it is to run on.
-    fn start(settings: Settings, logging: &Logging) -> Result<Self, AppError> {
+    fn start(
+        settings: Settings,
+        mut sockets: Sockets,
+        logging: &Logging,
+    ) -> Result<Self, AppError> {
+        let more_time = MoreTime::to_start();
         let started = Instant::now();
         let base = Base::new(&settings);
         let listening = Arc::new(AtomicBool::new(false));
@@ -174,13 +189,18 @@ impl Gateway {
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
         let publisher = uplink(&settings, &base)?;
-        let listener = Listener::bind(&settings.devices)?;
+        let listen = settings.devices.listen;
+        let listener = match sockets.take(sockets::DEVICES, "devices.listen", listen)? {
+            Some(socket) => Listener::on_socket(socket, &settings.devices)?,
+            None => Listener::bind(&settings.devices)?,
+        };
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
         let (commands, requests) = CommandAccess::new(settings.commands.max_size);
         // Served before the spool is open, so that `/readyz` can say what the start waits for.
-        let dashboard = dashboard::start(
-            &settings.dashboard,
+        let dashboard = serve_dashboard(
+            &settings,
+            &mut sockets,
             dashboard::Context {
                 gateway: settings.gateway.id.clone(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -243,15 +263,19 @@ impl Gateway {
             budget: base.budget,
             registry: devices.clone(),
             feed,
-            metrics: base.metrics,
-            clock: base.clock,
+            metrics: base.metrics.clone(),
+            clock: base.clock.clone(),
         };
         // Ends with the runtime.
         tokio::spawn(show_registered(settings.devices.auth, base.fleet, devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
         let listener = tokio::spawn(listener.serve(context, told(stop), grace.mul_f64(GOODBYE)));
         listening.store(true, std::sync::atomic::Ordering::Release);
-        announce(&settings, device_address, dashboard.local_addr());
+        announce(&settings, device_address, dashboard.local_addr(), &sockets);
+        drop(more_time);
+        let mut manager =
+            Manager::new(base.health, base.metrics, base.clock, pulse);
+        manager.ready();
         Ok(Self {
             settings,
             in_force,
@@ -261,7 +285,7 @@ impl Gateway {
             stop_listener,
             stop_engine,
             engine,
-            pulse,
+            manager,
             health,
             dashboard,
             pushes,
@@ -274,8 +298,6 @@ impl Gateway {
     /// Works until told to stop, or until something that must not end has ended.
     async fn serve(mut self, mut signals: Signals, logging: &Logging) -> Result<(), AppError> {
         let mut certificates = FileWatch::new(self.settings.certificate_files());
-        let mut watchdog = notify::watchdog().map(tokio::time::interval);
-        let mut last_pulse = 0;
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -286,13 +308,7 @@ impl Gateway {
                     self.registry.reload().await;
                 }
                 () = certificates.changed() => self.reload_certificates(),
-                () = tick(&mut watchdog) => {
-                    // The engine looks at the time twice a second: a stuck one stops being fed.
-                    let pulse = self.pulse.beats();
-                    if std::mem::replace(&mut last_pulse, pulse) != pulse {
-                        notify::alive();
-                    }
-                }
+                () = self.manager.work() => {}
                 part = self.health.failed() => return Err(failed(part, None)),
                 result = &mut self.engine => return Err(failed("engine", result.err())),
                 result = &mut self.listener => {
@@ -308,8 +324,9 @@ impl Gateway {
 
     async fn stop(self) -> Result<(), AppError> {
         tracing::info!("stopping");
-        let deadline = Instant::now() + self.settings.gateway.grace;
-        notify::stopping("settling what the devices have sent");
+        let grace = self.settings.gateway.grace;
+        let deadline = Instant::now() + grace;
+        notify::stopping("settling what the devices have sent", grace + AFTER_GRACE);
         self.listening.store(false, std::sync::atomic::Ordering::Release);
         drop(self.stop_listener);
         let listener = self.listener.await.map_err(|error| failed("device listener", Some(error)));
@@ -365,7 +382,7 @@ impl Gateway {
         if let Some(pushes) = &self.pushes {
             pushes.reload();
         }
-        notify::ready("listening");
+        self.manager.ready();
     }
 
     fn reload_certificates(&self) {
@@ -430,8 +447,29 @@ fn pushes(settings: &Settings, base: &Base) -> Result<Option<PushHandle>, PushEr
     push::start(&settings.pushes, &context)
 }
 
-/// Tells the log and the service manager where everything is.
-fn announce(settings: &Settings, devices: SocketAddr, dashboard: SocketAddr) {
+fn serve_dashboard(
+    settings: &Settings,
+    sockets: &mut Sockets,
+    context: dashboard::Context,
+) -> Result<DashboardHandle, AppError> {
+    let settings = &settings.dashboard;
+    let passed = sockets.take(sockets::DASHBOARD, "dashboard.listen", settings.listen)?;
+    Ok(match passed {
+        Some(socket) => dashboard::start_on(socket, settings, context)?,
+        None => dashboard::start(settings, context)?,
+    })
+}
+
+/// Tells the log where everything is.
+fn announce(settings: &Settings, devices: SocketAddr, dashboard: SocketAddr, left: &Sockets) {
+    for (name, address) in left.left() {
+        tracing::warn!(
+            name,
+            address = address.map(tracing::field::display),
+            "a socket that the service manager passes is not used; FileDescriptorName= must be \
+             \"devices\" or \"dashboard\", and each only once"
+        );
+    }
     tracing::info!(
         gateway = settings.gateway.id,
         version = env!("CARGO_PKG_VERSION"),
@@ -441,7 +479,6 @@ fn announce(settings: &Settings, devices: SocketAddr, dashboard: SocketAddr) {
         data_dir = %settings.gateway.data_dir.display(),
         "listening"
     );
-    notify::ready("listening");
 }
 
 /// What a device may be sent: what its entry in the registry says. Where a device needs none to
@@ -500,15 +537,6 @@ fn reloaded(key: &str, result: Result<(), impl Display>) {
     match result {
         Ok(()) => tracing::info!(key, "certificate read again"),
         Err(error) => tracing::error!(key, %error, "the certificate before stays in force"),
-    }
-}
-
-async fn tick(interval: &mut Option<tokio::time::Interval>) {
-    match interval {
-        Some(interval) => {
-            interval.tick().await;
-        }
-        None => std::future::pending().await,
     }
 }
 

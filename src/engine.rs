@@ -76,6 +76,11 @@ pub struct Shared {
 pub struct Pulse(AtomicU64);
 
 impl Pulse {
+    /// The engine turns.
+    pub fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Grows at least every half second while the engine works.
     pub fn beats(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -213,7 +218,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     /// not, every source will wake the task.
     fn turn(&mut self, cx: &mut Context<'_>) -> bool {
         let now = self.now();
-        self.shared.pulse.0.fetch_add(1, Ordering::Relaxed);
+        self.shared.pulse.beat();
         let mut progress = false;
         for _ in 0..ACKS_PER_TURN {
             let Poll::Ready(event) = self.publisher.poll_event(cx) else { break };

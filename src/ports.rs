@@ -21,6 +21,7 @@ use crate::core::ids::{DeviceId, Position, SessionId};
 mod commands;
 mod feed;
 mod health;
+mod progress;
 
 pub use commands::{
     CommandAccess, CommandBook, CommandNews, CommandRequest, CommandSender, Ledger, LedgerEvent,
@@ -29,6 +30,7 @@ pub use feed::{DeviceFacts, Feed, Feeds, Refused, RefusedKind};
 pub use health::{
     Health, LedgerHealth, PushHealth, PushState, SpoolHealth, UplinkHealth, UplinkState,
 };
+pub use progress::{Parts, Progress};
 
 /// Locks `mutex`; a panic elsewhere while it was held does not spread.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

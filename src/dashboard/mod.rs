@@ -183,10 +183,27 @@ pub fn start(
     context: Context,
 ) -> Result<DashboardHandle, DashboardError> {
     let listen = settings.listen;
+    let listener = TcpListener::bind(listen)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    start_on(
+        listener.map_err(|source| DashboardError::Bind { listen, source })?,
+        settings,
+        context,
+    )
+}
+
+/// Starts the dashboard on a socket that listens already and does not block.
+///
+/// # Errors
+/// As [`start`], but for the address.
+pub fn start_on(
+    listener: TcpListener,
+    settings: &config::Dashboard,
+    context: Context,
+) -> Result<DashboardHandle, DashboardError> {
+    let listen = settings.listen;
     let bind = |source| DashboardError::Bind { listen, source };
     let tls = settings.tls.as_ref().map(TlsSlot::load).transpose()?;
-    let listener = TcpListener::bind(listen).map_err(bind)?;
-    listener.set_nonblocking(true).map_err(bind)?;
     let local_addr = listener.local_addr().map_err(bind)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

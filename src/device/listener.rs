@@ -59,9 +59,26 @@ impl Listener {
     /// # Errors
     /// When the address cannot be bound or a certificate cannot be used.
     pub fn bind(settings: &Devices) -> Result<Self, ListenError> {
-        let tls = settings.tls.as_ref().map(TlsSlot::load).transpose()?;
         let address = settings.listen;
         let socket = listen(address).map_err(|error| ListenError::Bind { address, error })?;
+        Self::on(socket, settings)
+    }
+
+    /// As [`Self::bind`], on a socket that listens already and does not block.
+    ///
+    /// # Errors
+    /// When the socket or a certificate cannot be used.
+    pub fn on_socket(
+        socket: std::net::TcpListener,
+        settings: &Devices,
+    ) -> Result<Self, ListenError> {
+        let address = settings.listen;
+        let socket = TcpListener::from_std(socket);
+        Self::on(socket.map_err(|error| ListenError::Bind { address, error })?, settings)
+    }
+
+    fn on(socket: TcpListener, settings: &Devices) -> Result<Self, ListenError> {
+        let tls = settings.tls.as_ref().map(TlsSlot::load).transpose()?;
         Ok(Self { socket, settings: settings.clone(), tls })
     }
 

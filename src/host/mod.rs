@@ -12,6 +12,7 @@ pub mod machine;
 pub mod notify;
 pub mod panics;
 pub mod signals;
+pub mod sockets;
 pub mod tail;
 pub mod tls;
 pub mod wear;

@@ -23,6 +23,8 @@ use crate::storage::store::{Store, StoreError};
 
 /// Between two attempts while the disk refuses.
 const RETRY: Duration = Duration::from_secs(1);
+/// What one commit, or a new database, may take before the thread counts as stuck.
+const STUCK: Duration = Duration::from_secs(30);
 /// A new database is begun when this much was written to the present one, and...
 const ROTATE_AT: usize = 1024 * 1024;
 /// ...that is so many times what it would be afterwards.
@@ -142,6 +144,7 @@ impl Writer {
 
     /// Waits for something to do; false when there never will be.
     fn wait(&mut self) -> bool {
+        self.health.parts().ledger.rest();
         let first = match self.stalled {
             None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(retry) => self.inbox.recv_timeout(retry.saturating_duration_since(Instant::now())),
@@ -151,6 +154,7 @@ impl Writer {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
+        self.health.parts().ledger.within(STUCK);
         while let Ok(change) = self.inbox.try_recv() {
             self.accept(change);
         }
@@ -172,6 +176,7 @@ impl Writer {
 
     fn commit(&mut self) {
         loop {
+            self.health.parts().ledger.within(STUCK);
             let outgrown = self.current.as_ref().is_none_or(|generation| {
                 generation.written > ROTATE_AT.max(ROTATE_FACTOR * self.live_bytes)
             });

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::watch;
 
-use super::lock;
+use super::{Parts, lock};
 
 /// The gateway's state as `/api/v1/status` shows it; written by the engine and the spool.
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ pub struct Health {
     ledger: Mutex<LedgerHealth>,
     pushes: OnceLock<Vec<Arc<PushHealth>>>,
     failed: watch::Sender<Option<&'static str>>,
+    parts: Parts,
 }
 
 /// The uplink's part.
@@ -122,6 +123,11 @@ impl Health {
             // An error cannot come: the sender lives as long as this borrows it.
             let _ = failed.changed().await;
         }
+    }
+
+    /// Whether the parts get on.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Says which pushes there are; once, at the start.

@@ -36,6 +36,9 @@ const MARKS_LATE: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(1);
 /// How often it is made sure that nobody has deleted the files.
 const LOOK: Duration = Duration::from_secs(1);
+/// What one thing may take before the thread counts as stuck: much longer than a card that is busy with
+/// itself makes a commit wait.
+const STUCK: Duration = Duration::from_secs(30);
 /// What the disk may take for a value besides its own bytes, and for a commit.
 const VALUE_COST: u64 = 160;
 const COMMIT_COST: u64 = 64 * 1024;
@@ -147,7 +150,9 @@ impl Writer {
                 appends: self.pending.is_empty() && self.stalled.is_none(),
                 releases: self.marks_due.is_none(),
             };
+            self.out.health.parts().spool.rest();
             let taken = self.inbox.take(deadline, wake);
+            self.gets_on();
             if taken.abandoned {
                 return;
             }
@@ -155,6 +160,7 @@ impl Writer {
             self.accept(taken);
             self.step();
             if let Some(answer) = self.closing.take() {
+                self.gets_on();
                 self.catalog.save_marks();
                 // Also what a power cut shall not forget.
                 if let Err(error) = self.catalog.losses.save_through() {
@@ -166,6 +172,11 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// For whoever watches over the thread; between any two there is little to do.
+    fn gets_on(&self) {
+        self.out.health.parts().spool.within(STUCK);
     }
 
     fn accept(&mut self, taken: Taken) {
@@ -207,6 +218,7 @@ impl Writer {
         self.load(wall);
         // First what gives room, then what takes it.
         self.evict_old(wall);
+        self.gets_on();
         self.reclaim(wall);
         self.commit(wall);
         self.report();
@@ -249,6 +261,7 @@ impl Writer {
         while let Some(&(from, max_bytes)) =
             self.loads.front().filter(|_| self.loads_from <= self.now)
         {
+            self.gets_on();
             match self.catalog.load(from, max_bytes, wall) {
                 Ok(loaded) => {
                     self.loads.pop_front();
@@ -298,6 +311,7 @@ impl Writer {
 
     fn commit(&mut self, wall: f64) {
         while !self.pending.is_empty() {
+            self.gets_on();
             let due = match self.stalled {
                 Some(retry) => retry,
                 None => self.pace.due(self.pending_since, self.pending_bytes),
@@ -368,6 +382,7 @@ impl Writer {
     /// Sees to it that `need` more bytes are within the limit. Not, where the engine has to wait.
     fn make_room(&mut self, need: u64, wall: f64) -> Result<bool, String> {
         while !self.catalog.is_empty() && self.catalog.used() + need > self.limits.max_bytes {
+            self.gets_on();
             let before = self.catalog.used();
             if !self.catalog.drop_damaged() {
                 self.catalog.reclaim(false, wall).map_err(|error| error.to_string())?;

@@ -77,6 +77,9 @@ use crate::ports::{
     self, Announcement, Clock, Health, Publisher, Receipt, Token, UplinkEvent, UplinkState,
 };
 
+/// How long after its deadlines the uplink counts as stuck: it is woken in time, or something is wrong.
+const STUCK: Duration = Duration::from_secs(30);
+
 const SHORTEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Attempts that fail one after the other are logged this often.
@@ -229,6 +232,7 @@ impl MqttPublisher {
         };
         let dialling = dial::dial(Arc::clone(&self.settings), will, self.commands.is_some());
         self.state = State::Dialling(Box::pin(dialling));
+        self.health.parts().uplink.within(dial::DEADLINE + STUCK);
     }
 
     fn connected(&mut self, dialled: Dialled) {
@@ -311,6 +315,7 @@ impl MqttPublisher {
     /// Begins the wait for the next attempt.
     fn wait(&mut self, reason: &str) -> Duration {
         let wait = self.backoff.next_wait(rand::random());
+        self.health.parts().uplink.within(wait + STUCK);
         self.state = State::Waiting(Box::pin(tokio::time::sleep(wait)));
         self.health.set_uplink(|uplink| {
             uplink.state = UplinkState::Disconnected;
@@ -447,6 +452,11 @@ impl Publisher for MqttPublisher {
                     } else if self.events.is_empty() {
                         let in_flight = i64::try_from(in_flight).unwrap_or(i64::MAX);
                         self.metrics.uplink_inflight.set(in_flight);
+                        let progress = &self.health.parts().uplink;
+                        match session.owed_by() {
+                            Some(due) => progress.by(due.into_std() + STUCK),
+                            None => progress.rest(),
+                        }
                         return Poll::Pending;
                     }
                 }
@@ -467,6 +477,7 @@ impl Publisher for MqttPublisher {
             poll_fn(|cx| session.poll_goodbye(cx, &mut said)).await;
         }
         self.state = State::Closed;
+        self.health.parts().uplink.rest();
         self.metrics.uplink_up.set(0);
         self.metrics.uplink_inflight.set(0);
         let now = self.clock.unix();

@@ -189,6 +189,12 @@ impl Session {
         self.requests.as_ref().is_some_and(Requests::is_asked)
     }
 
+    /// When the connection is given up unless the broker answers; none while it owes nothing.
+    pub(super) fn owed_by(&self) -> Option<Instant> {
+        let oldest = [self.window.waiting_since(), self.pinged].into_iter().flatten().min();
+        oldest.map(|since| since + self.ack_timeout)
+    }
+
     /// Receives, sends, and watches the deadlines. What became of batches goes to `events`; when
     /// there is any, nothing is written yet, so that the answer to it can join the same write.
     ///
