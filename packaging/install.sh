@@ -69,9 +69,10 @@ packaged() {
 
 remove_program() {
     if running_systemd; then
-        systemctl disable --now tidegate.socket tidegate.service >/dev/null 2>&1 || true
+        systemctl disable --now tidegate.socket tidegate-dashboard.socket tidegate.service >/dev/null 2>&1 || true
     fi
-    rm -f "$units/multi-user.target.wants/tidegate.service" "$units/sockets.target.wants/tidegate.socket"
+    rm -f "$units/multi-user.target.wants/tidegate.service" "$units/sockets.target.wants/tidegate.socket" \
+        "$units/sockets.target.wants/tidegate-dashboard.socket"
     [ ! -f "$list" ] || while IFS= read -r file; do
         rm -f "$root$file"
     done <"$list"
@@ -188,7 +189,7 @@ done
 done
 put 755 "$here/install.sh" "$prefix/share/tidegate/install.sh"
 if has_systemd; then
-    for unit in tidegate.service tidegate.socket; do
+    for unit in tidegate.service tidegate.socket tidegate-dashboard.socket; do
         sed "s|/usr/bin/tidegate|$prefix/bin/tidegate|g" "$here/systemd/$unit" >"$new.unit"
         put 644 "$new.unit" "/etc/systemd/system/$unit"
         rm -f "$new.unit"
