@@ -86,20 +86,19 @@ remove_program() {
 account() {
     tool=$1
     shift
-    if [ -z "$root" ]; then
-        "$tool" "$@"
-    elif command -v "$tool" >/dev/null; then
-        case $tool in
-            adduser | addgroup | deluser | delgroup) chroot "$root" "$tool" "$@" ;;
-            *) "$tool" --root "$root" "$@" ;;
-        esac
-    else
-        chroot "$root" "$tool" "$@"
-    fi
+    if [ -n "$root" ]; then "$tool" --root "$root" "$@"; else "$tool" "$@"; fi
 }
 
 has() {
     command -v "$1" >/dev/null
+}
+
+# forget FILE: without tidegate's line.
+forget() {
+    grep -v '^tidegate:' "$root/etc/$1" >"$root/etc/$1.new" || true
+    # Written through, so that owner and mode stay.
+    cat "$root/etc/$1.new" >"$root/etc/$1"
+    rm -f "$root/etc/$1.new"
 }
 
 known() {
@@ -113,10 +112,10 @@ if [ "$action" != install ]; then
     if [ "$action" = purge ]; then
         rm -rf "$etc" "$state"
         if known passwd; then
-            if has userdel; then account userdel tidegate; else account deluser tidegate; fi
+            if has userdel; then account userdel tidegate; else forget passwd; fi
         fi
         if known group; then
-            if has groupdel; then account groupdel tidegate; else account delgroup tidegate; fi
+            if has groupdel; then account groupdel tidegate; else forget group; fi
         fi
         echo "tidegate is gone, with its configuration and data"
     else
@@ -144,20 +143,25 @@ nologin=/bin/false
 for shell in /usr/sbin/nologin /sbin/nologin; do
     [ ! -x "$root$shell" ] || nologin=$shell
 done
+# Where there are no tools for it, as with a small busybox: a number that nobody has.
+free=999
+while grep -q "^[^:]*:[^:]*:$free:" "$root/etc/passwd" "$root/etc/group"; do
+    free=$((free - 1))
+done
 if ! known group; then
-    if has groupadd; then account groupadd --system tidegate; else account addgroup -S tidegate; fi
+    if has groupadd; then account groupadd --system tidegate; else echo "tidegate:!:$free:" >>"$root/etc/group"; fi
 fi
+gid=$(sed -n 's/^tidegate:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group")
 if ! known passwd; then
     if has useradd; then
-        account useradd --system --gid tidegate --home-dir /var/lib/tidegate --no-create-home \
+        account useradd --system --gid "$gid" --home-dir /var/lib/tidegate --no-create-home \
             --shell "$nologin" --comment "IoT telemetry gateway" tidegate
     else
-        account adduser -S -D -H -G tidegate -h /var/lib/tidegate -s "$nologin" -g "IoT telemetry gateway" tidegate
+        echo "tidegate:!:$free:$gid:IoT telemetry gateway:/var/lib/tidegate:$nologin" >>"$root/etc/passwd"
     fi
 fi
 # By number: the names of an image are not those of this machine.
 uid=$(sed -n 's/^tidegate:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/passwd")
-gid=$(sed -n 's/^tidegate:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group")
 
 # ---------------------------------------------------------------- the files
 

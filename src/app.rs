@@ -273,8 +273,7 @@ impl Gateway {
         listening.store(true, std::sync::atomic::Ordering::Release);
         announce(&settings, device_address, dashboard.local_addr(), &sockets);
         drop(more_time);
-        let mut manager =
-            Manager::new(base.health, base.metrics, base.clock, pulse);
+        let mut manager = Manager::new(base.health, base.metrics, base.clock, pulse);
         manager.ready();
         Ok(Self {
             settings,

@@ -185,11 +185,7 @@ pub fn start(
     let listen = settings.listen;
     let listener = TcpListener::bind(listen)
         .and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
-    start_on(
-        listener.map_err(|source| DashboardError::Bind { listen, source })?,
-        settings,
-        context,
-    )
+    start_on(listener.map_err(|source| DashboardError::Bind { listen, source })?, settings, context)
 }
 
 /// Starts the dashboard on a socket that listens already and does not block.
