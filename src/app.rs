@@ -60,6 +60,8 @@ const IDLE_RUNS: usize = 100_000;
 const LAST_PUSHES: Duration = Duration::from_secs(1);
 /// How long the last part of the history gets to be saved.
 const LAST_HISTORY: Duration = Duration::from_secs(1);
+/// How often it is looked at what was withheld from the log.
+const WITHHELD: Duration = Duration::from_secs(10);
 /// What stopping takes beyond the grace time at most; the service manager is told of it.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
 /// How long the dashboard gets to finish its answers.
@@ -297,6 +299,7 @@ impl Gateway {
     /// Works until told to stop, or until something that must not end has ended.
     async fn serve(mut self, mut signals: Signals, logging: &Logging) -> Result<(), AppError> {
         let mut certificates = FileWatch::new(self.settings.certificate_files());
+        let mut withheld = tokio::time::interval(WITHHELD);
         loop {
             tokio::select! {
                 signal = signals.next() => match signal {
@@ -308,6 +311,7 @@ impl Gateway {
                 }
                 () = certificates.changed() => self.reload_certificates(),
                 () = self.manager.work() => {}
+                _ = withheld.tick() => logging.tell_withheld(false),
                 part = self.health.failed() => return Err(failed(part, None)),
                 result = &mut self.engine => return Err(failed("engine", result.err())),
                 result = &mut self.listener => {
@@ -318,7 +322,9 @@ impl Gateway {
                 }
             }
         }
-        self.stop().await
+        let stopped = self.stop().await;
+        logging.tell_withheld(true);
+        stopped
     }
 
     async fn stop(self) -> Result<(), AppError> {
@@ -343,8 +349,9 @@ impl Gateway {
         self.dashboard.stop(LAST_ANSWERS).await;
         listener??;
         match engine? {
-            Stopped::Settled => tracing::info!("stopped; everything is settled"),
+            Stopped::Settled => tracing::info!(name: "stopped", "stopped; everything is settled"),
             Stopped::Unsettled => tracing::warn!(
+                name: "stopped-unsettled",
                 "stopped before everything was settled; the devices still hold what was not \
                  acknowledged. gateway.grace allows more time"
             ),
@@ -366,13 +373,13 @@ impl Gateway {
                 }
                 self.settings.take_over(&newer);
                 self.in_force.send_replace(Arc::new(self.settings.clone()));
-                tracing::info!(file = %file.display(), changed = changes.now.join(", "), "reloaded");
+                tracing::info!(name: "reloaded", file = %file.display(), changed = changes.now.join(", "), "reloaded");
             }
             Err(faults) => {
                 for fault in &faults {
                     tracing::error!("{fault}");
                 }
-                tracing::error!("the configuration is not valid; the one before stays in force");
+                tracing::error!(name: "configuration-refused", "the configuration is not valid; the one before stays in force");
             }
         }
         self.registry.reload().await;
@@ -470,6 +477,7 @@ fn announce(settings: &Settings, devices: SocketAddr, dashboard: SocketAddr, lef
         );
     }
     tracing::info!(
+        name: "started",
         gateway = settings.gateway.id,
         version = env!("CARGO_PKG_VERSION"),
         %devices,
@@ -535,7 +543,9 @@ async fn told(stop: oneshot::Receiver<()>) {
 fn reloaded(key: &str, result: Result<(), impl Display>) {
     match result {
         Ok(()) => tracing::info!(key, "certificate read again"),
-        Err(error) => tracing::error!(key, %error, "the certificate before stays in force"),
+        Err(error) => {
+            tracing::error!(name: "certificate-refused", key, %error, "the certificate before stays in force")
+        }
     }
 }
 
@@ -547,7 +557,7 @@ fn own_names() -> Vec<String> {
 
 fn failed(what: &'static str, error: Option<JoinError>) -> AppError {
     if let Some(error) = error {
-        tracing::error!(%error, "the {what} has failed");
+        tracing::error!(name: "part-failed", %error, "the {what} has failed");
     }
     AppError::Failed(what)
 }

@@ -13,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::ports::{Clock, Health, SpoolHealth, UplinkState};
 
 /// How often the line is looked at. It is sent when it has changed.
-const REFRESH: Duration = Duration::from_secs(5);
+const REFRESH: Duration = Duration::from_secs(2);
 /// Bytes of the broker's reason in the line at most.
 const REASON: usize = 120;
 

@@ -31,6 +31,7 @@ use crate::config::fault::Faults;
 use crate::config::registry::edit::EditError;
 use crate::config::{self, Settings, users};
 use crate::host::audit::{Audit, Entry};
+use crate::host::logging;
 
 /// `EX_CONFIG` of sysexits.h.
 const INVALID_CONFIGURATION: u8 = 78;
@@ -189,11 +190,13 @@ fn report(error: &anyhow::Error) -> ExitCode {
     let invalid = error.is::<Faults>()
         || matches!(error.downcast_ref(), Some(EditError::Invalid(_)))
         || matches!(error.downcast_ref(), Some(users::edit::EditError::Invalid(_)));
-    if error.is::<Faults>() {
-        // One line each, to be read by people and editors: nothing in front.
-        eprintln!("{error}");
-    } else {
-        eprintln!("tidegate: {error:#}");
+    // One line for each fault, to be read by people and editors: nothing in front.
+    let text =
+        if error.is::<Faults>() { error.to_string() } else { format!("tidegate: {error:#}") };
+    // To the journal it goes as what it is (`sd-daemon(3)`): an error.
+    let priority = if logging::is_read_by_journal() { "<3>" } else { "" };
+    for line in text.lines() {
+        eprintln!("{priority}{line}");
     }
     if invalid { ExitCode::from(INVALID_CONFIGURATION) } else { ExitCode::FAILURE }
 }

@@ -124,7 +124,7 @@ impl RegistryWatch {
                 tracing::info!(%file, "there is no registry of devices yet");
             }
             Ok(Ok(None)) => {
-                tracing::error!(%file, "the registry is gone; the devices known before stay so");
+                tracing::error!(name: "registry-refused", %file, "the registry is gone; the devices known before stay so");
             }
             Ok(Err(faults)) => {
                 for fault in faults.iter().take(FAULTS_LOGGED) {
@@ -132,12 +132,15 @@ impl RegistryWatch {
                 }
                 let faults = faults.len();
                 tracing::error!(
+                    name: "registry-refused",
                     %file,
                     faults,
                     "the registry is not valid; the one before stays in force"
                 );
             }
-            Err(e) => tracing::error!(%file, error = %e, "reading the registry failed"),
+            Err(e) => {
+                tracing::error!(name: "registry-refused", %file, error = %e, "reading the registry failed")
+            }
         }
         false
     }

@@ -153,6 +153,7 @@ async fn accept_all(
                 Severity::Passing => {
                     if !std::mem::replace(&mut failing, true) {
                         tracing::warn!(
+                            name: "accept-failing",
                             %error,
                             "cannot accept device connections; open ones go on. If it stays so, \
                              raise the limit of open files (LimitNOFILE) above \

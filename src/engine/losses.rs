@@ -76,6 +76,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
     pub(super) fn send_refused(&mut self, token: Token, reason: &str) {
         if token & LOSS != 0 {
             tracing::error!(
+                name: "publish-refused",
                 reason,
                 "the broker refuses the record of a loss: the user of this gateway must be allowed \
                  to publish on {{prefix}}/losses. It is kept and sent again after reconnecting"
@@ -84,6 +85,7 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             homeassistant.refused(token, reason);
         } else {
             tracing::error!(
+                name: "publish-refused",
                 reason,
                 "the broker refuses the result of a command: the user of this gateway must be \
                  allowed to publish on {{prefix}}/devices/+/results and on the response topics of \
@@ -100,6 +102,7 @@ pub(super) fn log(sums: BTreeMap<LossReason, Sum>) {
         let one = sum.devices.iter().next().filter(|_| sum.devices.len() == 1);
         let (oldest, newest) = sum.received.unzip();
         tracing::error!(
+            name: "readings-lost",
             reason = reason.as_str(),
             batches = sum.batches,
             readings = sum.readings,

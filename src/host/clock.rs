@@ -67,7 +67,7 @@ impl SystemClock {
                 self.highest.store(highest.max(offset).to_bits(), Ordering::Release);
                 if won.is_ok() {
                     let seconds = rounded(offset - f64::from_bits(known));
-                    tracing::warn!(seconds, "the clock was set");
+                    tracing::warn!(name: "clock-set", seconds, "the clock was set");
                 }
                 return (unix, offset);
             }

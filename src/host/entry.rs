@@ -14,6 +14,8 @@ use tracing_subscriber::registry::LookupSpan;
 /// One entry of the log.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// What [`super::events`] knows it by, if it does.
+    pub(super) name: &'static str,
     pub(super) level: log::Level,
     pub(super) target: Cow<'static, str>,
     pub(super) file: Option<&'static str>,
@@ -48,6 +50,7 @@ impl Entry {
         // Set for records that came through the `log` crate; their own metadata is not static.
         let normal = event.normalized_metadata();
         Self {
+            name: meta.name(),
             level: normal.as_ref().map_or(meta.level(), |m| m.level()).as_log(),
             target: match &normal {
                 Some(normal) => Cow::Owned(normal.target().to_owned()),

@@ -1,6 +1,10 @@
 //! Log entries for the journal, with every field of an event and of the spans around it as a field
 //! of its own.
 //!
+//! Priorities are those of syslog: ERROR is 3 (err), WARN 4 (warning), INFO 6 (info), DEBUG and TRACE 7
+//! (debug). The library's own mapping makes INFO a notice and DEBUG an info, so that `journalctl -p info`
+//! would show what is for developers.
+//!
 //! Sending to the journal takes 15 µs and blocks while journald is stopped, so a thread of its own
 //! does it, behind a bounded queue. When that is full, entries are dropped, counted, and the count
 //! is logged.
@@ -12,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
+use log::Level;
 use log::kv::{self, Key, VisitSource};
 use systemd_journal_logger::JournalLog;
 use tracing::{Event, Subscriber};
@@ -19,6 +24,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::entry::{Entry, Fields};
+use super::events;
 
 /// The name of the thread that writes to the journal.
 pub(super) const THREAD: &str = "journal";
@@ -84,12 +90,13 @@ fn run(entries: &Receiver<Message>, dropped: &AtomicU64, send: impl Fn(&log::Rec
         let total = dropped.load(Ordering::Relaxed);
         if total > told {
             let lost = Entry {
-                level: log::Level::Warn,
+                name: "lines-dropped",
+                level: Level::Warn,
                 target: Cow::Borrowed(module_path!()),
                 file: None,
                 line: None,
                 message: format!("{} log entries dropped: the journal is too slow", total - told),
-                fields: Fields::default(),
+                fields: Fields(vec![("count", (total - told).to_string())]),
             };
             lost.send(&send);
             told = total;
@@ -134,20 +141,39 @@ impl Entry {
     fn send(&self, send: impl Fn(&log::Record<'_>)) {
         let mut record = log::Record::builder();
         record
-            .level(self.level)
+            .level(priority(self.level))
             .target(&self.target)
             .file_static(self.file)
             .line(self.line)
-            .key_values(&self.fields);
+            .key_values(self);
         send(&record.args(format_args!("{}", self.message)).build());
     }
 }
 
-impl kv::Source for Fields {
+/// The level whose priority, as the library has it, is that of syslog for `level`.
+fn priority(level: Level) -> Level {
+    match level {
+        Level::Error | Level::Warn => level,
+        Level::Info => Level::Debug,
+        Level::Debug | Level::Trace => Level::Trace,
+    }
+}
+
+impl kv::Source for Entry {
+    /// Each field once, that of the event before those of the spans around it. `MESSAGE_ID` and the
+    /// readable name are for the events that have one.
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        self.0.iter().try_for_each(|(name, value)| {
-            visitor.visit_pair(Key::from_str(name), kv::Value::from(value.as_str()))
-        })
+        if let Some(id) = events::message_id(self.name) {
+            visitor.visit_pair(Key::from_str("MESSAGE_ID"), kv::Value::from(id))?;
+            visitor.visit_pair(Key::from_str("TIDEGATE_EVENT"), kv::Value::from(self.name))?;
+        }
+        let fields = &self.fields.0;
+        for (index, (name, value)) in fields.iter().enumerate() {
+            if !fields.iter().take(index).any(|(known, _)| known == name) {
+                visitor.visit_pair(Key::from_str(name), kv::Value::from(value.as_str()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -201,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn an_event_with_a_name_has_its_identifier_and_each_field_is_there_once() {
+        let sent = Sent::default();
+        let (layer, journal) = start(note(&sent)).unwrap();
+        let subscriber = tracing_subscriber::registry().with(SpanFields).with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            let span = tracing::info_span!("device", device = "kiln-3", seq = 1);
+            let _entered = span.enter();
+            tracing::info!(name: "uplink-up", seq = 2, "connected");
+        });
+        drop(journal);
+        let id = events::message_id("uplink-up").unwrap();
+        let told =
+            format!("DEBUG connected MESSAGE_ID={id} TIDEGATE_EVENT=uplink-up seq=2 device=kiln-3");
+        assert_eq!(*sent.lock().unwrap(), [told]);
+    }
+
+    #[test]
     fn a_journal_that_hangs_costs_entries_and_they_are_counted() {
         let sent = Sent::default();
         let (gate, held) = sync_channel::<()>(0);
@@ -225,12 +268,12 @@ mod tests {
         drop(gate);
         let limit = std::time::Instant::now() + Duration::from_secs(20);
         let told = format!("WARN {dropped} log entries dropped: the journal is too slow");
-        while !sent.lock().unwrap().contains(&told) {
+        while !sent.lock().unwrap().iter().any(|entry| entry.starts_with(&told)) {
             assert!(std::time::Instant::now() < limit);
             std::thread::yield_now();
         }
         drop(journal);
-        let entries = sent.lock().unwrap().iter().filter(|e| e.starts_with("INFO")).count();
+        let entries = sent.lock().unwrap().iter().filter(|e| e.starts_with("DEBUG")).count();
         assert_eq!(entries as u64 + dropped, QUEUE as u64 + surplus as u64 + 1);
     }
 }

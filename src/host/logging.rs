@@ -4,15 +4,19 @@
 //! Levels mean what an operator must do. ERROR: act, data was lost or will be. WARN: look into it
 //! soon. INFO: something changed that is worth knowing later. DEBUG and TRACE: for developers.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
+use std::time::Instant;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::{Registry, fmt, reload};
 
 use super::entry::SpanFields;
 use super::journal::{self, Journal};
+use super::limit::{Limit, Limited};
 use super::tail::{Tail, TailLayer};
 use crate::config::{Log, LogTarget};
 
@@ -24,6 +28,7 @@ pub struct Logging {
     level: reload::Handle<Targets, Registry>,
     journal: Option<Journal>,
     tail: Arc<Tail>,
+    limit: Arc<Limit>,
 }
 
 /// Why the log cannot be set up.
@@ -45,7 +50,7 @@ pub enum LoggingError {
 pub fn init(log: &Log) -> Result<Logging, LoggingError> {
     let (filter, level) = reload::Layer::new(targets(&log.level)?);
     let wanted = match log.target {
-        LogTarget::Auto => systemd_journal_logger::connected_to_journal(),
+        LogTarget::Auto => is_read_by_journal(),
         LogTarget::Journal => true,
         LogTarget::Stderr => false,
     };
@@ -55,7 +60,9 @@ pub fn init(log: &Log) -> Result<Logging, LoggingError> {
         None => (lines(), None, None),
     };
     let tail = Arc::new(Tail::default());
-    let layers = SpanFields.and_then(destination).and_then(TailLayer(Arc::clone(&tail)));
+    let limit = Arc::new(Limit::default());
+    let bounded = destination.and_then(TailLayer(Arc::clone(&tail)));
+    let layers = SpanFields.and_then(bounded.with_filter(Limited(Arc::clone(&limit))));
     let subscriber = tracing_subscriber::registry().with(layers.with_filter(filter));
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::Twice)?;
     tracing_log::LogTracer::init().map_err(|_| LoggingError::Twice)?;
@@ -63,7 +70,13 @@ pub fn init(log: &Log) -> Result<Logging, LoggingError> {
     if let Some(error) = failed {
         tracing::warn!(%error, "the journal cannot be reached; logging to standard error");
     }
-    Ok(Logging { level, journal, tail })
+    Ok(Logging { level, journal, tail, limit })
+}
+
+/// Whether standard error is connected to the journal, as systemd does it for services.
+#[must_use]
+pub fn is_read_by_journal() -> bool {
+    systemd_journal_logger::connected_to_journal()
 }
 
 impl Logging {
@@ -77,6 +90,12 @@ impl Logging {
         let _ = self.level.reload(targets);
         log::set_max_level(most_verbose(level));
         Ok(())
+    }
+
+    /// Logs what was withheld since the last call, as far as it is time; `all` of it in the end. To be
+    /// called every few seconds.
+    pub fn tell_withheld(&self, all: bool) {
+        self.limit.tell(Instant::now(), all);
     }
 
     /// The last entries.
@@ -95,14 +114,56 @@ impl Logging {
 /// Plain lines on standard error: colours on a terminal alone, no time where the journal that
 /// stands behind it adds its own.
 fn lines() -> Destination {
-    let lines = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(true);
-    if systemd_journal_logger::connected_to_journal() {
-        Box::new(lines.without_time())
+    let lines = fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_target(true);
+    if is_read_by_journal() {
+        Box::new(lines.with_writer(Prioritised).with_level(false).without_time())
     } else {
-        Box::new(lines)
+        Box::new(lines.with_writer(std::io::stderr))
+    }
+}
+
+/// Standard error that ends in a journal: each line begins with its priority (`sd-daemon(3)`).
+struct Prioritised;
+
+impl<'a> MakeWriter<'a> for Prioritised {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line { priority: 6 }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+        Line { priority: syslog_priority(*meta.level()) }
+    }
+}
+
+fn syslog_priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+/// Writes one entry, which arrives whole.
+struct Line {
+    priority: u8,
+}
+
+impl Write for Line {
+    fn write(&mut self, entry: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(entry);
+        let mut out = io::stderr().lock();
+        // An entry of several lines is several for the journal.
+        for line in text.lines() {
+            writeln!(out, "<{}>{line}", self.priority)?;
+        }
+        Ok(entry.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
 

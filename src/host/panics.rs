@@ -37,6 +37,7 @@ fn log(info: &PanicHookInfo<'_>, thread: &str) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then_some(backtrace);
     tracing::error!(
+        name: "panic",
         place,
         thread,
         panic = beginning(said, MESSAGE_MAX),
@@ -47,7 +48,7 @@ fn log(info: &PanicHookInfo<'_>, thread: &str) {
 }
 
 /// At most `max` bytes of `text`, cut between characters.
-fn beginning(text: &str, max: usize) -> &str {
+pub(super) fn beginning(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     text.get(..end.unwrap_or(0)).unwrap_or_default()
 }

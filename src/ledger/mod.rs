@@ -125,6 +125,7 @@ pub fn open(
     let mut recovered = recover::recover(&dir).map_err(unusable(&dir))?;
     for damage in &recovered.damage {
         tracing::error!(
+            name: "ledger-damaged",
             %damage,
             "the ledger of commands is damaged: commands or their last changes are lost, and those \
              that must not be sent twice are not sent"
@@ -160,7 +161,7 @@ pub fn open(
                     ledger.open = false;
                     ledger.fault = Some(reason.into());
                 });
-                tracing::error!("{reason}");
+                tracing::error!(name: "part-failed", "{reason}");
                 // Nobody may be listening any more; likewise below.
                 let _ = sender.send(LedgerEvent::Stalled { reason: reason.into() });
                 health.fail("ledger of commands");

@@ -321,7 +321,7 @@ impl Writer {
         );
         self.health.set_ledger(|ledger| ledger.fault = Some(reason.clone()));
         if self.stalled.replace(Instant::now() + RETRY).is_none() {
-            tracing::error!("{reason}");
+            tracing::error!(name: "ledger-stalled", "{reason}");
             self.send(LedgerEvent::Stalled { reason });
         }
     }
@@ -329,7 +329,7 @@ impl Writer {
     fn resume(&mut self) {
         if self.stalled.take().is_some() {
             self.health.set_ledger(|ledger| ledger.fault = None);
-            tracing::info!("the ledger of commands can be written again");
+            tracing::info!(name: "ledger-writable", "the ledger of commands can be written again");
             self.send(LedgerEvent::Resumed);
         }
     }

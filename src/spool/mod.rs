@@ -212,7 +212,7 @@ pub fn open(
                     spool.open = false;
                     spool.fault = Some(reason.into());
                 });
-                tracing::error!("{reason}");
+                tracing::error!(name: "part-failed", "{reason}");
                 // Nobody may be listening any more; likewise below.
                 let _ = sender.send(SpoolEvent::Stalled { reason: reason.into() });
                 health.fail("spool");

@@ -395,6 +395,7 @@ impl Writer {
                 WhenFull::Block => {
                     if self.full.replace(before).is_none() {
                         tracing::warn!(
+                            name: "spool-full",
                             bytes = before,
                             "the spool is full: devices are held back until there is room"
                         );
@@ -461,7 +462,7 @@ impl Writer {
         );
         self.out.health.set_spool(|spool| spool.fault = Some(reason.clone()));
         if first {
-            tracing::error!("{reason}");
+            tracing::error!(name: "spool-stalled", "{reason}");
             self.send(SpoolEvent::Stalled { reason });
         }
     }
@@ -469,7 +470,7 @@ impl Writer {
     fn resume(&mut self) {
         if self.stalled.take().is_some() {
             self.out.health.set_spool(|spool| spool.fault = None);
-            tracing::info!("the spool can be written again");
+            tracing::info!(name: "spool-writable", "the spool can be written again");
             self.send(SpoolEvent::Resumed);
         }
     }

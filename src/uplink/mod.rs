@@ -237,6 +237,7 @@ impl MqttPublisher {
 
     fn connected(&mut self, dialled: Dialled) {
         tracing::info!(
+            name: "uplink-up",
             host = self.settings.host,
             port = self.settings.port,
             version = self.wire.name(),
@@ -280,6 +281,7 @@ impl MqttPublisher {
         if due {
             self.failure_logged = Some(Instant::now());
             tracing::warn!(
+                name: "uplink-unreachable",
                 host = self.settings.host,
                 port = self.settings.port,
                 reason,
@@ -303,6 +305,7 @@ impl MqttPublisher {
         let now = self.clock.unix();
         self.health.set_uplink(|uplink| uplink.since = now);
         tracing::warn!(
+            name: "uplink-lost",
             host = self.settings.host,
             port = self.settings.port,
             reason,

@@ -62,7 +62,7 @@ impl UsersWatch {
             }
             Ok(Ok(None)) if !self.current.borrow().has_file() => {}
             Ok(Ok(None)) => {
-                tracing::error!(%file, "the file of users is gone; those known before stay so");
+                tracing::error!(name: "users-refused", %file, "the file of users is gone; those known before stay so");
             }
             Ok(Err(faults)) => {
                 for fault in faults.iter().take(FAULTS_LOGGED) {
@@ -70,12 +70,15 @@ impl UsersWatch {
                 }
                 let faults = faults.len();
                 tracing::error!(
+                    name: "users-refused",
                     %file,
                     faults,
                     "the file of users is not valid; those of before stay in force"
                 );
             }
-            Err(error) => tracing::error!(%file, %error, "reading the users failed"),
+            Err(error) => {
+                tracing::error!(name: "users-refused", %file, %error, "reading the users failed")
+            }
         }
     }
 }

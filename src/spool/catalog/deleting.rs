@@ -53,7 +53,7 @@ impl Catalog {
         if gone {
             tracing::debug!(name, "the folder was deleted by somebody else");
         } else if damaged {
-            tracing::warn!(folder = %target.display(), "a damaged part of the spool is kept aside");
+            tracing::warn!(name: "spool-damaged", folder = %target.display(), "a damaged part of the spool is kept aside");
             self.prune_damaged(DAMAGED_MAX);
         } else {
             fs::remove_dir_all(&target).map_err(at(&target))?;

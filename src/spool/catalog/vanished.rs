@@ -25,6 +25,7 @@ impl Catalog {
             return Ok(());
         }
         tracing::error!(
+            name: "spool-deleted",
             path = %self.dir.display(),
             "the spool's folder was deleted while the gateway was running: making it again"
         );
@@ -113,6 +114,7 @@ impl Catalog {
         self.looked = (from + some) % count.max(1);
         if gone > 0 {
             tracing::error!(
+                name: "spool-deleted",
                 folders = gone,
                 path = %self.dir.display(),
                 "parts of the spool were deleted while the gateway was running"
