@@ -226,7 +226,8 @@ if [ ! -d "$etc" ]; then
 fi
 if [ ! -e "$etc/tidegate.toml" ]; then
     cp "$here/tidegate.toml" "$etc/tidegate.toml"
-    chmod 644 "$etc/tidegate.toml"
+    chown 0:"$gid" "$etc/tidegate.toml"
+    chmod 640 "$etc/tidegate.toml"
     # Empty, not absent: with client certificates an absent registry lets every certificate in.
     if [ ! -e "$etc/devices.toml" ]; then
         (

@@ -25,7 +25,7 @@ use crate::config::{Auth, Drain, PayloadFormat, Settings, Surroundings};
 use crate::core::delivery;
 use crate::core::discovery::{Payload, Place};
 use crate::core::ids::DeviceId;
-use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper};
+use crate::dashboard::{self, DashboardError, DashboardHandle, Fleet, HistoryKeeper, Origins};
 use crate::device::{self, ListenError, Listener};
 use crate::engine::{self, Engine, Pulse, Shared, Stopped};
 use crate::host::audit::Audit;
@@ -218,7 +218,7 @@ impl Gateway {
                 log: logging.tail(),
                 audit: Arc::new(Audit::open(&settings.gateway.data_dir)?),
                 settings: in_force.subscribe(),
-                allowed_hosts: own_names(),
+                origins: Arc::new(origins(&settings)),
             },
         )?;
         let spool = open_spool(&settings, &base)?;
@@ -550,9 +550,11 @@ fn reloaded(key: &str, result: Result<(), impl Display>) {
 }
 
 /// The names by which a browser in the same network may call this host.
-fn own_names() -> Vec<String> {
+fn origins(settings: &Settings) -> Origins {
     let name = Surroundings::of_host().host_name;
-    name.into_iter().flat_map(|name| [format!("{name}.local"), name]).collect()
+    let own = name.into_iter().flat_map(|name| [format!("{name}.local"), name]);
+    let hosts = own.chain(settings.dashboard.allowed_hosts.iter().cloned()).collect();
+    Origins::new(hosts, settings.dashboard.allowed_origins.clone())
 }
 
 fn failed(what: &'static str, error: Option<JoinError>) -> AppError {

@@ -61,7 +61,7 @@ pub const PUSH_DROPS: [&str; 3] = ["overflow", "refused", "stopped"];
 pub const LOGINS: [&str; 4] = ["ok", "wrong", "slowed", "busy"];
 
 /// Why a connection may be refused before the upgrade.
-pub const REFUSALS: [&str; 12] = [
+pub const REFUSALS: [&str; 16] = [
     "bad-handshake",
     "unauthorized",
     "origin",
@@ -70,8 +70,12 @@ pub const REFUSALS: [&str; 12] = [
     "plain-http",
     "version",
     "address-limit",
+    "address-rate",
+    "device-limit",
     "full",
+    "busy",
     "stopping",
+    "proxy",
     "timeout",
     "tls",
 ];

@@ -174,6 +174,11 @@ impl Link {
         self.notify.notify_one();
     }
 
+    /// Anyone: lets the connection look again at what it goes by (the registry).
+    pub fn nudge(&self) {
+        self.notify.notify_one();
+    }
+
     /// Connection: waits until something changed since the last call. Cancel safe.
     pub async fn changed(&self) {
         self.notify.notified().await;

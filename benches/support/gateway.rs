@@ -56,7 +56,8 @@ pub fn start(dir: &Path, data: &Path, broker: u16) -> Gateway {
          [devices]\nlisten = \"127.0.0.1:{devices}\"\nauth = \"none\"\n\
          max_connections = 60000\nmax_connections_per_address = 60000\n\
          heartbeat_interval = \"8s\"\n\
-         rate = {{ batches_per_second = 100000, burst = 100000 }}\n\
+         rate = {{ batches_per_second = 100000, burst = 100000, \
+         bytes_per_second = \"1GiB\", burst_bytes = \"1GiB\" }}\n\
          [mqtt]\nurl = \"mqtt://127.0.0.1:{broker}\"\n\
          [spool]\nmax_bytes = \"4GiB\"\n\
          [dashboard]\nlisten = \"127.0.0.1:{dashboard}\"\n\

@@ -28,6 +28,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
 };
 
+use super::token_in;
 use crate::config::Dashboard;
 use crate::host::tls;
 
@@ -88,12 +89,9 @@ impl Gateway {
                 self.authority
             );
         }
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("{} cannot be read", file.display()))?;
-        let token = text.lines().next().unwrap_or_default().trim();
+        let token = token_in(file)?;
         let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
             .ok()
-            .filter(|_| !token.is_empty())
             .with_context(|| format!("{} holds no token", file.display()))?;
         value.set_sensitive(true);
         self.token = Some(value);
@@ -109,6 +107,15 @@ impl Gateway {
     /// Gets `path`; an answer other than 200 is an error that holds what the gateway said.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<Bytes> {
         self.within(LIMIT, self.request(path), StatusCode::OK)
+    }
+
+    /// Gets `path`; `None` where there is nothing, any other answer than 200 is an error.
+    pub(super) fn find(&self, path: &str) -> anyhow::Result<Option<Bytes>> {
+        match self.answered(LIMIT, self.request(path))? {
+            (StatusCode::OK, body) => Ok(Some(body)),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, body) => Err(self.refused(status, &body)),
+        }
     }
 
     /// Posts `body` to `path` and waits `patience` longer than for any other answer; one other than
@@ -141,16 +148,24 @@ impl Gateway {
         answer: impl Future<Output = anyhow::Result<Answer>>,
         wanted: StatusCode,
     ) -> anyhow::Result<Bytes> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let at = &self.authority;
-        let (status, body) = runtime
-            .block_on(async { tokio::time::timeout(limit, answer).await })
-            .with_context(|| format!("no answer from {at} within {} s", limit.as_secs()))?
-            .with_context(|| format!("no gateway can be reached at {at}; does it run?"))?;
+        let (status, body) = self.answered(limit, answer)?;
         if status != wanted {
             return Err(self.refused(status, &body));
         }
         Ok(body)
+    }
+
+    fn answered(
+        &self,
+        limit: Duration,
+        answer: impl Future<Output = anyhow::Result<Answer>>,
+    ) -> anyhow::Result<Answer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let at = &self.authority;
+        runtime
+            .block_on(async { tokio::time::timeout(limit, answer).await })
+            .with_context(|| format!("no answer from {at} within {} s", limit.as_secs()))?
+            .with_context(|| format!("no gateway can be reached at {at}; does it run?"))
     }
 
     /// Gets `path` and returns the answer, whatever its status.

@@ -19,12 +19,14 @@ mod tls;
 mod told;
 mod user;
 mod watch;
+mod why;
 mod words;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context, ensure};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::fault::Faults;
@@ -48,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::User(args) => user::run(args).map(done),
         Command::Tls(args) => tls::run(args).map(done),
         Command::Status(args) => status::run(&args).map(done),
+        Command::Why(args) => why::run(&args).map(done),
         Command::Watch(args) => watch::run(&args).map(done),
         Command::Send(args) => send::run(&args),
         Command::Spool(args) => spool::run(&args),
@@ -92,6 +95,8 @@ enum Command {
     Tls(tls::Args),
     /// Show how a running gateway is doing.
     Status(status::Args),
+    /// Explain why a device is not connected or not heard, and what to do about it.
+    Why(why::Args),
     /// Show what devices send, as it comes.
     Watch(watch::Args),
     /// Ask a device to do something.
@@ -159,6 +164,15 @@ impl GatewayAddress {
             None => Ok(gateway),
         }
     }
+}
+
+/// The token in the first line of `file`.
+fn token_in(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{} cannot be read", file.display()))?;
+    let token = text.lines().next().unwrap_or_default().trim();
+    ensure!(!token.is_empty(), "{} holds no token", file.display());
+    Ok(token.to_owned())
 }
 
 /// Notes in the audit log of the gateway with these settings what its operator has done.

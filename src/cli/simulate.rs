@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::told;
+use super::{token_in, told};
 use crate::client::{Options, tls};
 use crate::config::units::parse_time;
 
@@ -73,9 +73,9 @@ pub(super) struct Args {
     /// Be this one device
     #[arg(long, conflicts_with_all = ["tokens", "devices"])]
     device: Option<String>,
-    /// The token of every device [default: `$TIDEGATE_TOKEN`, where set]
-    #[arg(long, conflicts_with = "tokens")]
-    token: Option<String>,
+    /// File with the token of every device [default: the token in `$TIDEGATE_TOKEN`, where set]
+    #[arg(long, value_name = "FILE", conflicts_with = "tokens")]
+    token_file: Option<PathBuf>,
     /// Device ids are this and a number from 1 on
     #[arg(long, default_value = "sim-")]
     id_prefix: String,
@@ -238,7 +238,10 @@ fn identities(args: &Args) -> anyhow::Result<Vec<(String, Option<String>)>> {
         known.truncate(wanted);
         return Ok(known.into_iter().map(|(device, token)| (device, Some(token))).collect());
     }
-    let token = args.token.clone().or_else(|| std::env::var("TIDEGATE_TOKEN").ok());
+    let token = match &args.token_file {
+        Some(file) => Some(token_in(file)?),
+        None => std::env::var("TIDEGATE_TOKEN").ok(),
+    };
     if let Some(device) = &args.device {
         return Ok(vec![(device.clone(), token)]);
     }

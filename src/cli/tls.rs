@@ -63,7 +63,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let (authority, new) = Authority::open_or_new(&folder, &name, now)?;
             let hosts = if host.is_empty() { own_names(this) } else { host.clone() };
             if new {
-                tell(&[&authority.certificate()])?;
+                tell(&[&authority.certificate(), &authority.list()])?;
             }
             if renew {
                 let Pair { cert, key } = authority.renew_server(&hosts, days)?;
@@ -85,7 +85,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             writeln!(std::io::stdout(), "{}", list.display())?;
             eprintln!(
                 "{id} is on the list; a running gateway that has it as devices.tls.crl knows it \
-                 within a few seconds. An open connection stays until `tidegate device remove {id}`"
+                 within a few seconds. An open connection with it is closed"
             );
         }
     }
@@ -113,7 +113,7 @@ fn explain(folder: &Path, new: bool, device: Option<&DeviceId>) {
         eprintln!(
             "\nin the configuration:\n\n    [devices.tls]\n    cert = \"{folder}/server.crt\"\n    \
              key = \"{folder}/server.key\"\n    client_ca = \"{folder}/ca.crt\"   # with devices.auth \
-             = \"mtls\"\n\ndevices and browsers need {folder}/ca.crt to trust the gateway. Keep \
+             = \"mtls\"\n    crl = \"{folder}/revoked.crl\"    # likewise\n\ndevices and browsers need {folder}/ca.crt to trust the gateway. Keep \
              {folder}/ca.key safe: whoever has it can be any device"
         );
     }

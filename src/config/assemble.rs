@@ -7,8 +7,8 @@ use super::places::Places;
 use super::raw::Values;
 use super::{
     Auth, Commands, Dashboard, Devices, Drain, Gateway, History, Log, LogTarget, Mqtt, MqttVersion,
-    PayloadFormat, Push, PushAuth, Rate, Settings, SpoolSettings, Surroundings, Tls, WhenFull,
-    text, url,
+    PayloadFormat, Proxies, ProxyHeader, Push, PushAuth, Rate, Settings, SpoolSettings,
+    Surroundings, Tls, WhenFull, text, url,
 };
 use crate::core::policy::Pattern;
 
@@ -36,15 +36,13 @@ pub(super) fn settings(
         commands: from.commands(),
         dashboard: Dashboard {
             listen: values.address("dashboard.listen"),
+            proxies: from.proxies("dashboard"),
             tls: from.tls("dashboard.tls"),
+            allowed_hosts: values.texts("dashboard.allowed_hosts"),
+            allowed_origins: values.texts("dashboard.allowed_origins"),
             users: from.path("dashboard.users"),
             session_idle: values.time("dashboard.session_idle"),
             session_max: values.time("dashboard.session_max"),
-            trusted_proxies: values
-                .texts("dashboard.trusted_proxies")
-                .iter()
-                .filter_map(|ip| ip.parse().ok())
-                .collect(),
         },
         history: from.history(),
         pushes: (0..values.count("push")).filter_map(|index| from.push(index)).collect(),
@@ -93,6 +91,18 @@ impl From<'_> {
         })
     }
 
+    fn proxies(&self, table: &str) -> Proxies {
+        let header = self.v.text(&format!("{table}.proxy_header"));
+        let trusted = self.v.texts(&format!("{table}.trusted_proxies"));
+        Proxies {
+            trusted: trusted.iter().filter_map(|network| text::network(network)).collect(),
+            header: match header.as_deref() {
+                Some("proxy-protocol") => ProxyHeader::ProxyProtocol,
+                _ => ProxyHeader::XForwardedFor,
+            },
+        }
+    }
+
     /// The schema keeps it far below what 32 bits hold.
     fn in_memory(&self, key: &str) -> usize {
         usize::try_from(self.v.size(key)).unwrap_or(usize::MAX)
@@ -111,15 +121,22 @@ impl From<'_> {
             allowed_origins: v.texts("devices.allowed_origins"),
             max_connections: v.integer("devices.max_connections"),
             max_connections_per_address: v.integer("devices.max_connections_per_address"),
+            max_handshakes_per_second: v.integer("devices.max_handshakes_per_second"),
+            max_handshakes_per_second_per_address: v
+                .integer("devices.max_handshakes_per_second_per_address"),
+            proxies: self.proxies("devices"),
             hello_timeout: v.time("devices.hello_timeout"),
             heartbeat_interval: v.time("devices.heartbeat_interval"),
             heartbeat_timeout: v.time("devices.heartbeat_timeout"),
+            write_timeout: v.time("devices.write_timeout"),
             window: v.integer("devices.window"),
             max_frame: self.in_memory("devices.max_frame"),
             max_records: v.integer("devices.max_records"),
             rate: Rate {
                 batches_per_second: v.number("devices.rate.batches_per_second"),
                 burst: v.number("devices.rate.burst"),
+                bytes_per_second: self.in_memory("devices.rate.bytes_per_second"),
+                burst_bytes: self.in_memory("devices.rate.burst_bytes"),
             },
             max_unsettled: self.in_memory("devices.max_unsettled"),
             tls: self.tls("devices.tls"),
@@ -276,7 +293,22 @@ mod tests {
             (s.devices.window, s.devices.max_frame, s.devices.max_records),
             (64, 65_536, 1024)
         );
-        assert_eq!(s.devices.rate, Rate { batches_per_second: 200.0, burst: 400.0 });
+        let rate = Rate {
+            batches_per_second: 200.0,
+            burst: 400.0,
+            bytes_per_second: 1 << 20,
+            burst_bytes: 4 << 20,
+        };
+        assert_eq!(s.devices.rate, rate);
+        assert_eq!(
+            (s.devices.max_handshakes_per_second, s.devices.max_handshakes_per_second_per_address),
+            (1000, 100)
+        );
+        assert_eq!(s.devices.write_timeout, Duration::from_secs(30));
+        assert_eq!(
+            (&s.devices.proxies, &s.dashboard.proxies),
+            (&Proxies::default(), &Proxies::default())
+        );
         assert_eq!(s.devices.max_unsettled, 8 << 20);
         assert_eq!((s.mqtt.host.as_str(), s.mqtt.port, s.mqtt.tls), ("127.0.0.1", 1883, false));
         assert_eq!((s.mqtt.version, s.mqtt.payload), (MqttVersion::V5, PayloadFormat::Json));
@@ -320,7 +352,6 @@ mod tests {
              allowed_origins = [\"https://a\"]\nmax_connections = 1\nmax_connections_per_address = 2\n\
              hello_timeout = \"3s\"\nheartbeat_interval = \"4s\"\nheartbeat_timeout = \"5s\"\n\
              window = 6\nmax_frame = 700\nmax_records = 8\nmax_unsettled = \"64KiB\"\n\
-             rate = { batches_per_second = 0.5, burst = 10 }\n\
              tls = { cert = \"c\", key = \"k\", client_ca = \"a\", crl = \"l\" }\n\
              [mqtt]\nurl = \"mqtts://b:9\"\nversion = 4\nprefix = \"p\"\npayload = \"value\"\n\
              homeassistant = true\nhomeassistant_prefix = \"ha/{gateway}\"\n\
@@ -339,6 +370,7 @@ max_backoff = \"18s\"
              [commands]\nmax_count = 18\nmax_age = \"19h\"\nmax_size = 2000\nmax_in_flight = 21\n\
              default_ttl = \"22s\"\n\
              [dashboard]\nlisten = \"127.0.0.1:17\"\ntls = { cert = \"c\", key = \"k\" }\n\
+             allowed_hosts = [\"gw\"]\nallowed_origins = [\"https://o\"]\n\
              [history]\nmax_memory = \"19MiB\"\nkeep = \"memory\"\nsave_every = \"20m\"\n\
              [[push]]\nurl = \"http://127.0.0.1:8428/write\"\n\
              [[push]]\nname = \"n\"\nurl = \"https://h/w?x=1\"\nauth = \"basic\"\ntoken_file = \"t\"\n\
@@ -360,7 +392,6 @@ max_backoff = \"18s\"
         assert_eq!(d.heartbeat_interval, Duration::from_secs(4));
         assert_eq!(d.heartbeat_timeout, Duration::from_secs(5));
         assert_eq!((d.window, d.max_frame, d.max_records, d.max_unsettled), (6, 700, 8, 65_536));
-        assert_eq!(d.rate, Rate { batches_per_second: 0.5, burst: 10.0 });
         let tls = d.tls.unwrap();
         assert_eq!((tls.cert, tls.key), (at("c"), at("k")));
         assert_eq!((tls.client_ca, tls.crl), (Some(at("a")), Some(at("l"))));
@@ -385,6 +416,8 @@ max_backoff = \"18s\"
         assert_eq!((commands.max_count, commands.max_size, commands.max_in_flight), (18, 2000, 21));
         assert_eq!((s.commands.max_age, commands.default_ttl), (Duration::from_secs(68_400), 22));
         assert_eq!(s.dashboard.listen.port(), 17);
+        assert_eq!(s.dashboard.allowed_hosts, ["gw"]);
+        assert_eq!(s.dashboard.allowed_origins, ["https://o"]);
         assert_eq!(s.dashboard.tls.unwrap().key, at("k"));
         let save_every = Duration::from_secs(1200);
         assert_eq!(s.history, History { max_memory: 19 << 20, on_disk: false, save_every });
@@ -409,6 +442,39 @@ max_backoff = \"18s\"
             (Duration::from_secs(24), Duration::from_secs(25))
         );
         assert_eq!((s.log.level.as_str(), s.log.target), ("debug", LogTarget::Stderr));
+    }
+
+    #[test]
+    fn paces_and_proxies_of_the_listeners_arrive() {
+        let s = settings(
+            "[devices]\n\
+             rate = { batches_per_second = 0.5, burst = 10, bytes_per_second = 2048, burst_bytes = 4096 }\n\
+             max_handshakes_per_second = 26\nmax_handshakes_per_second_per_address = 27\n\
+             trusted_proxies = [\"10.0.0.1\", \"2001:db8::/32\"]\nproxy_header = \"x-forwarded-for\"\n\
+             write_timeout = \"28s\"\n\
+             [dashboard]\ntrusted_proxies = [\"10.1.0.0/16\"]\nproxy_header = \"proxy-protocol\"\n",
+        );
+        let d = s.devices;
+        let rate = Rate {
+            batches_per_second: 0.5,
+            burst: 10.0,
+            bytes_per_second: 2048,
+            burst_bytes: 4096,
+        };
+        assert_eq!(d.rate, rate);
+        assert_eq!(
+            (d.max_handshakes_per_second, d.max_handshakes_per_second_per_address),
+            (26, 27)
+        );
+        assert_eq!(d.write_timeout, Duration::from_secs(28));
+        let by = |proxies: &Proxies, address: &str| {
+            proxies.tell_by(ProxyHeader::XForwardedFor, address.parse().unwrap())
+        };
+        assert!(by(&d.proxies, "10.0.0.1") && by(&d.proxies, "::ffff:10.0.0.1"));
+        assert!(by(&d.proxies, "2001:db8:1::1") && !by(&d.proxies, "10.0.0.2"));
+        let dashboard = &s.dashboard.proxies;
+        assert!(dashboard.list("10.1.2.3".parse().unwrap()));
+        assert!(!by(dashboard, "10.1.2.3"), "by the PROXY protocol");
     }
 
     #[test]

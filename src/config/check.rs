@@ -18,7 +18,7 @@ use super::places::{Places, credential};
 use super::raw::{Values, without_number};
 use super::registry::Registry;
 use super::users::Users;
-use super::{Auth, PayloadFormat, Settings, Tls};
+use super::{Auth, PayloadFormat, Proxies, ProxyHeader, Settings, Tls};
 
 /// The checks; what is wrong goes to `faults`, what an operator should merely know to `warnings`.
 pub(super) struct Check<'a> {
@@ -77,6 +77,16 @@ impl Check<'_> {
         self.faults.push(fault);
     }
 
+    /// Who may name the clients of others should not be everybody.
+    fn proxies(&mut self, key: &str, proxies: &Proxies) {
+        if proxies.trusted.iter().any(|network| network.prefix_len() == 0) {
+            self.warnings.push(format!(
+                "{key} lists every address there is: anyone may claim to be anyone, and no limit \
+                 by address holds"
+            ));
+        }
+    }
+
     fn devices(&mut self, settings: &Settings) {
         let devices = &settings.devices;
         let loopback = devices.listen.ip().is_loopback();
@@ -111,6 +121,7 @@ impl Check<'_> {
             );
         }
         self.table_of_two("devices.tls");
+        self.proxies("devices.trusted_proxies", &devices.proxies);
         if devices.max_unsettled < devices.max_frame {
             self.fault(
                 "devices.max_unsettled",
@@ -142,6 +153,7 @@ impl Check<'_> {
     }
 
     fn dashboard(&mut self, settings: &Settings) {
+        self.proxies("dashboard.trusted_proxies", &settings.dashboard.proxies);
         let listen = settings.dashboard.listen;
         let loopback = listen.ip().is_loopback();
         let dashboard = &settings.dashboard;
@@ -155,12 +167,14 @@ impl Check<'_> {
                 );
             }
         } else if !loopback && !self.values.has_table("dashboard.tls") {
-            if dashboard.trusted_proxies.is_empty() {
+            if dashboard.proxies.trusted.is_empty()
+                || dashboard.proxies.header != ProxyHeader::XForwardedFor
+            {
                 self.fault(
                     "dashboard.listen",
                     format!("{listen} is not loopback, and without TLS passwords would cross the network in the clear"),
-                    "a loopback address, or [dashboard.tls], or dashboard.trusted_proxies where a \
-                     proxy in front does TLS",
+                    "a loopback address, or [dashboard.tls], or dashboard.trusted_proxies (with \
+                      \"x-forwarded-for\") where a proxy in front does TLS",
                 );
             } else {
                 self.warnings.push(format!(

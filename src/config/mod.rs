@@ -23,6 +23,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use self::fault::{Faults, Source};
 use self::places::Places;
 use self::raw::Values;
@@ -207,12 +209,20 @@ pub struct Devices {
     pub max_connections: usize,
     /// Connections at a time from one address.
     pub max_connections_per_address: usize,
+    /// New connections per second, in the long run; [`Self::max_connections`] may come at once.
+    pub max_handshakes_per_second: u32,
+    /// The same from one address; [`Self::max_connections_per_address`] may come at once.
+    pub max_handshakes_per_second_per_address: u32,
+    /// `devices.trusted_proxies` and `devices.proxy_header`
+    pub proxies: Proxies,
     /// From the TCP connection to HELLO.
     pub hello_timeout: Duration,
     /// How often the gateway pings.
     pub heartbeat_interval: Duration,
     /// How long after a ping a device may stay silent.
     pub heartbeat_timeout: Duration,
+    /// For how long a device may take nothing of what it is sent.
+    pub write_timeout: Duration,
     /// Unsettled batches per device.
     pub window: u32,
     /// Largest message in bytes.
@@ -238,13 +248,52 @@ pub enum Auth {
     None,
 }
 
-/// A token bucket.
+/// Two token buckets.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
     /// Batches per second.
     pub batches_per_second: f64,
     /// How many may come at once.
     pub burst: f64,
+    /// Bytes per second, everything that the WebSocket brings.
+    pub bytes_per_second: usize,
+    /// How many may come at once.
+    pub burst_bytes: usize,
+}
+
+/// Which peers are proxies, and how they tell where their clients are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Proxies {
+    /// Their addresses and networks.
+    pub trusted: Vec<IpNet>,
+    /// How they tell.
+    pub header: ProxyHeader,
+}
+
+/// How a proxy tells where its client is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// A header of the PROXY protocol, version 2, before everything else, TLS included.
+    ProxyProtocol,
+    /// `X-Forwarded-For` in the request.
+    #[default]
+    XForwardedFor,
+}
+
+impl Proxies {
+    /// Whether `address` is one of them.
+    #[must_use]
+    pub fn list(&self, address: IpAddr) -> bool {
+        // An IPv4 peer of a socket that takes both comes as ::ffff:a.b.c.d.
+        let address = address.to_canonical();
+        self.trusted.iter().any(|network| network.contains(&address))
+    }
+
+    /// Whether `address` is one of them and tells by `header`.
+    #[must_use]
+    pub fn tell_by(&self, header: ProxyHeader, address: IpAddr) -> bool {
+        self.header == header && self.list(address)
+    }
 }
 
 /// A server's certificate.
@@ -394,6 +443,8 @@ impl Commands {
 pub struct Dashboard {
     /// Where browsers connect.
     pub listen: SocketAddr,
+    /// `dashboard.trusted_proxies` and `dashboard.proxy_header`
+    pub proxies: Proxies,
     /// `[dashboard.tls]`
     pub tls: Option<Tls>,
     /// The file of users and API tokens; without it there is no login.
@@ -402,8 +453,10 @@ pub struct Dashboard {
     pub session_idle: Duration,
     /// How long a session lasts at most.
     pub session_max: Duration,
-    /// Proxies in front whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    /// Further names by which browsers may call the dashboard.
+    pub allowed_hosts: Vec<String>,
+    /// Pages of other origins that may talk to it.
+    pub allowed_origins: Vec<String>,
 }
 
 /// What is kept of the readings of the last day, for charts.

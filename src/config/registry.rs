@@ -7,12 +7,15 @@
 //! created = 2025-11-22T08:26:40Z
 //! readings = ["*"]                  # names it may publish; empty or absent: all
 //! commands = ["*"]                  # commands it may be sent; empty or absent: all
+//! rate = { batches_per_second = 5, burst = 20 }   # in place of devices.rate
+//! max_records = 100                 # in place of devices.max_records
 //! ```
 //!
 //! A token is 256 random bits, so a plain SHA-256 of it cannot be searched and costs a Pi a
 //! microsecond per connection instead of the tenth of a second that a password hash would.
 
 pub mod edit;
+pub mod limits;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -30,7 +33,8 @@ use crate::core::ids::DeviceId;
 use crate::core::policy::{Pattern, Permissions};
 
 const HASH_PREFIX: &str = "sha256:";
-const KEYS: [&str; 5] = ["token", "previous", "created", "readings", "commands"];
+const KEYS: [&str; 7] =
+    ["token", "previous", "created", "readings", "commands", "rate", "max_records"];
 
 /// The devices that may connect. Made once per change of the file and shared.
 #[derive(Debug, Default)]
@@ -184,7 +188,7 @@ impl Registry {
         let current = entry.and_then(|d| d.token);
         let previous = entry.and_then(|d| d.previous.as_ref()).filter(|p| now < p.expires);
         let matches = |stored: Option<Hash>| {
-            let equal = stored.unwrap_or(Hash([0; 32])).0.ct_eq(&offered.0);
+            let equal = stored.unwrap_or(Hash([0; 32])).ct_eq(offered);
             equal & Choice::from(u8::from(stored.is_some()))
         };
         matches(current) | matches(previous.map(|p| p.token))
@@ -228,6 +232,13 @@ impl Credential {
 impl Hash {
     pub(crate) fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// Takes the same time wherever they differ.
+    fn ct_eq(&self, other: &Self) -> Choice {
+        #[cfg(test)]
+        tests::COMPARISONS.with(|count| count.set(count.get() + 1));
+        self.0.ct_eq(&other.0)
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
@@ -315,6 +326,8 @@ impl<'a> Parser<'a> {
                 "previous" => device.previous = self.previous(&path, value),
                 "readings" => permissions.readings = self.patterns(&path, value),
                 "commands" => permissions.commands = self.patterns(&path, value),
+                "rate" => self.rate(&path, value, &mut permissions.own),
+                "max_records" => permissions.own.max_records = self.max_records(&path, value),
                 unknown => self.unknown(key, &path, unknown, &KEYS),
             }
         }
@@ -426,6 +439,14 @@ pub(crate) fn described(value: &DeValue<'_>) -> &'static str {
 mod tests {
     use super::*;
 
+    thread_local! {
+        pub(super) static COMPARISONS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+
+    fn comparisons() -> usize {
+        COMPARISONS.with(std::cell::Cell::get)
+    }
+
     fn faults(text: &str) -> Vec<String> {
         let faults = Registry::parse(text, Path::new("devices.toml")).unwrap_err();
         faults.iter().map(ToString::to_string).collect()
@@ -470,7 +491,7 @@ previous = { expires = 2025-11-22T08:26:40Z }
                 "devices.toml:2: devices.-bad: \"-bad\" is not a device id: 1 to 64 letters, digits, '_' or '-', a letter or digit first".to_owned(),
                 format!("devices.toml:3: devices.-bad.token: is not the hash of a token; allowed: {allowed_hash}"),
                 "devices.toml:4: devices.-bad.created: 2025-11-22 is not a point in time after 1970; allowed: a date and time such as 2025-11-22T08:26:40Z".to_owned(),
-                "devices.toml:5: devices.-bad.reading: unknown key; did you mean \"readings\"?; allowed: token, previous, created, readings, commands".to_owned(),
+                "devices.toml:5: devices.-bad.reading: unknown key; did you mean \"readings\"?; allowed: token, previous, created, readings, commands, rate, max_records".to_owned(),
                 format!("devices.toml:7: devices.c.previous.token: is an integer; allowed: {allowed_hash}"),
                 format!("devices.toml:8: devices.c.readings: is an integer; allowed: {list}"),
                 format!("devices.toml:9: devices.c.commands: is a string; allowed: {list}"),
@@ -494,6 +515,32 @@ previous = { expires = 2025-11-22T08:26:40Z }
         assert!(Arc::ptr_eq(&of("a"), &of("b")));
         assert!(of("a").allows_reading("temperature") && !of("a").allows_reading("x"));
         assert!(of("c").allows_reading("x"));
+    }
+
+    #[test]
+    fn every_check_hashes_once_and_compares_twice_whoever_asks() {
+        let (right, old) = (Hash::of("right"), Hash::of("old"));
+        let text = format!(
+            "[devices.both]\ntoken = \"{right}\"\n\
+             previous = {{ token = \"{old}\", expires = 2100-01-01T00:00:00Z }}\n\
+             [devices.one]\ntoken = \"{right}\"\n[devices.none]\n"
+        );
+        let registry = Registry::parse(&text, Path::new("d")).unwrap();
+        let now = 1_763_800_000.0;
+        for device in ["both", "one", "none", "unknown"] {
+            let device = DeviceId::new(device).unwrap();
+            for token in ["right", "old", "wrong", ""] {
+                let before = comparisons();
+                let credential = registry.credential(&device, token, now);
+                assert_eq!(comparisons() - before, 2, "{device} with {token:?}");
+                let opens = match device.as_str() {
+                    "both" => ["right", "old"].contains(&token),
+                    "one" => token == "right",
+                    _ => false,
+                };
+                assert_eq!(credential.is_some(), opens, "{device} with {token:?}");
+            }
+        }
     }
 
     #[test]

@@ -93,6 +93,8 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
+const PROXY_HEADERS: &[&str] = &["proxy-protocol", "x-forwarded-for"];
+
 /// The keys in the order of the documentation.
 pub static KEYS: &[Key] = &[
     key("gateway.id", Text(&text::GATEWAY_ID), Found("the host name"), Restart),
@@ -104,15 +106,27 @@ pub static KEYS: &[Key] = &[
     key("devices.allowed_origins", Texts(&text::ORIGIN), Toml("[]"), Restart),
     key("devices.max_connections", Integer(1, 1_000_000), Toml("10000"), Restart),
     key("devices.max_connections_per_address", Integer(1, 1_000_000), Toml("1024"), Restart),
+    key("devices.max_handshakes_per_second", Integer(1, 1_000_000), Toml("1000"), Restart),
+    key(
+        "devices.max_handshakes_per_second_per_address",
+        Integer(1, 1_000_000),
+        Toml("100"),
+        Restart,
+    ),
+    key("devices.trusted_proxies", Texts(&text::NETWORK), Toml("[]"), Restart),
+    key("devices.proxy_header", OneOf(PROXY_HEADERS), Toml("\"x-forwarded-for\""), Restart),
     key("devices.hello_timeout", Time(100, 5 * MINUTE), Toml("\"5s\""), Restart),
     key("devices.heartbeat_interval", Time(100, HOUR), Toml("\"30s\""), Restart),
     key("devices.heartbeat_timeout", Time(100, HOUR), Toml("\"10s\""), Restart),
+    key("devices.write_timeout", Time(100, HOUR), Toml("\"30s\""), Restart),
     key("devices.window", Integer(1, 4096), Toml("64"), Restart),
     key("devices.max_frame", Size(256, 16 * MIB), Toml("\"64KiB\""), Restart),
     key("devices.max_records", Integer(1, 65_536), Toml("1024"), Restart),
     key("devices.max_unsettled", Size(64 * KIB, 1 << 30), Toml("\"8MiB\""), Restart),
     key("devices.rate.batches_per_second", Number(0.001, 1_000_000.0), Toml("200"), Restart),
     key("devices.rate.burst", Number(1.0, 1_000_000.0), Toml("400"), Restart),
+    key("devices.rate.bytes_per_second", Size(KIB, 1 << 30), Toml("\"1MiB\""), Restart),
+    key("devices.rate.burst_bytes", Size(KIB, 1 << 30), Toml("\"4MiB\""), Restart),
     key("devices.tls.cert", File, Absent, Restart),
     key("devices.tls.key", File, Absent, Restart),
     key("devices.tls.client_ca", File, Absent, Restart),
@@ -151,10 +165,13 @@ pub static KEYS: &[Key] = &[
     key("commands.max_in_flight", Integer(1, 1000), Toml("8"), Restart),
     key("commands.default_ttl", Time(SECOND, 7 * DAY), Toml("\"60s\""), Restart),
     key("dashboard.listen", Address, Toml("\"127.0.0.1:8080\""), Restart),
+    key("dashboard.allowed_hosts", Texts(&text::HOST), Toml("[]"), Restart),
+    key("dashboard.allowed_origins", Texts(&text::ORIGIN), Toml("[]"), Restart),
     key("dashboard.users", Path, Absent, Restart),
     key("dashboard.session_idle", Time(SECOND, 30 * DAY), Toml("\"12h\""), Restart),
     key("dashboard.session_max", Time(SECOND, 365 * DAY), Toml("\"7d\""), Restart),
-    key("dashboard.trusted_proxies", Texts(&text::IP), Toml("[]"), Restart),
+    key("dashboard.trusted_proxies", Texts(&text::NETWORK), Toml("[]"), Restart),
+    key("dashboard.proxy_header", OneOf(PROXY_HEADERS), Toml("\"x-forwarded-for\""), Restart),
     key("dashboard.tls.cert", File, Absent, Restart),
     key("dashboard.tls.key", File, Absent, Restart),
     key("history.max_memory", Size(0, 1 << 30), Toml("\"8MiB\""), Restart),

@@ -1,6 +1,9 @@
 //! Rules for strings that have a form of their own.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use crate::config::schema::Rule;
 use crate::core::policy::Pattern;
@@ -39,16 +42,25 @@ pub static BROKER_URL: Rule = Rule {
     check: |text| broker(text).map(drop),
 };
 
-/// `devices.allowed_origins`.
+/// `devices.allowed_origins`, `dashboard.allowed_origins`.
 pub static ORIGIN: Rule =
     Rule { allowed: "https://HOST[:PORT] or http://HOST[:PORT], without a path", check: origin };
 
-/// `dashboard.trusted_proxies`.
-pub static IP: Rule = Rule {
-    allowed: "an IP address such as \"10.0.0.5\" or \"::1\"",
-    check: |text| match text.parse::<std::net::IpAddr>() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(format!("{text:?} is not an IP address")),
+/// `devices.trusted_proxies` and `dashboard.trusted_proxies`.
+pub static NETWORK: Rule = Rule {
+    allowed: "an IP address, \"10.0.0.1\", or a network, \"10.1.0.0/16\"",
+    check: |text| network(text).map(drop).ok_or_else(|| format!("{text:?} is neither")),
+};
+
+/// `dashboard.allowed_hosts`.
+pub static HOST: Rule = Rule {
+    allowed: "a host name without scheme and port, such as \"gateway.example\"",
+    check: |text| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !text.is_empty() && text.len() <= 253 && text.chars().all(fits) {
+            return Ok(());
+        }
+        Err(format!("{text:?} is not a host name"))
     },
 };
 
@@ -82,6 +94,13 @@ pub static LOG_LEVEL: Rule = Rule {
               as in \"info,tidegate::uplink=debug\"",
     check: log_level,
 };
+
+/// An address or a network.
+#[must_use]
+pub fn network(text: &str) -> Option<IpNet> {
+    let address = || text.parse::<IpAddr>().ok().map(|ip| IpNet::from(ip.to_canonical()));
+    text.parse().ok().or_else(address)
+}
 
 /// `text` with user names and passwords left out of every URL in it (RFC 3986 section 3.2.1: what
 /// stands between `//` and `@`).

@@ -1,4 +1,5 @@
-//! What a device may publish and which commands it may be sent: glob patterns from the registry.
+//! What a device may publish, how much of it, and which commands it may be sent: glob patterns and
+//! limits from the registry.
 
 use std::fmt;
 
@@ -129,12 +130,34 @@ impl std::str::FromStr for Pattern {
 }
 
 /// What one device may do. An empty list allows everything, so the default does too.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Permissions {
     /// Names of readings it may publish.
     pub readings: Vec<Pattern>,
     /// Names of commands it may be sent.
     pub commands: Vec<Pattern>,
+    /// How much it may send.
+    pub own: OwnLimits,
+}
+
+/// How much one device may send, where that is another amount than the settings allow to every
+/// device: more or less. What is not set here is as the settings say.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct OwnLimits {
+    /// Batches per second in the long run, for `devices.rate.batches_per_second`.
+    pub batches_per_second: Option<f64>,
+    /// Batches that may come at once, for `devices.rate.burst`.
+    pub burst: Option<f64>,
+    /// Records in a pack, for `devices.max_records`.
+    pub max_records: Option<usize>,
+}
+
+impl OwnLimits {
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Permissions {

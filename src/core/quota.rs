@@ -26,6 +26,13 @@ impl TokenBucket {
         Self { rate, burst, tokens: burst, updated: now }
     }
 
+    /// Another rate and burst from `now` on. What there is stays, up to the new burst; a debt stays.
+    pub fn adjust(&mut self, rate: f64, burst: f64, now: Duration) {
+        self.refill(now);
+        let Self { rate, burst, .. } = Self::new(rate, burst, now);
+        *self = Self { rate, burst, tokens: self.tokens.min(burst), updated: self.updated };
+    }
+
     /// Whole tokens there now.
     pub fn available(&mut self, now: Duration) -> usize {
         self.refill(now);
@@ -51,6 +58,12 @@ impl TokenBucket {
         let seconds = ((wanted - self.tokens) / self.rate).clamp(0.0, LONGEST);
         // A microsecond more, so that rounding cannot leave it just short.
         Duration::from_secs_f64(seconds) + Duration::from_micros(1)
+    }
+
+    /// Whether it is as full as it gets, as if nothing had ever been taken.
+    pub fn is_full(&mut self, now: Duration) -> bool {
+        self.refill(now);
+        self.tokens >= self.burst
     }
 
     fn refill(&mut self, now: Duration) {
@@ -113,27 +126,53 @@ impl Connections {
     /// When a limit is reached; nothing is counted then. The origin's own limit is named first: a
     /// client that can do something about it should hear so.
     pub fn open(&mut self, origin: Origin) -> Result<(), TooMany> {
-        let count = self.by_origin.get(&origin).copied().unwrap_or(0);
-        if count >= self.max_per_origin {
+        if self.of(origin) >= self.max_per_origin {
             return Err(TooMany::FromOrigin);
         }
+        self.open_unplaced()?;
+        self.place(origin)
+    }
+
+    /// Counts one more of which it is not known yet where it comes from.
+    ///
+    /// # Errors
+    /// When there are too many in all; nothing is counted then.
+    pub fn open_unplaced(&mut self) -> Result<(), TooMany> {
         if self.total >= self.max {
             return Err(TooMany::Total);
         }
-        self.by_origin.insert(origin, count + 1);
         self.total += 1;
         Ok(())
     }
 
-    /// One that was counted has gone.
-    pub fn close(&mut self, origin: Origin) {
-        if let Some(count) = self.by_origin.get_mut(&origin) {
+    /// Now it is known. To be called once at most.
+    ///
+    /// # Errors
+    /// When there are too many of that origin. Then it goes on to count in all only.
+    pub fn place(&mut self, origin: Origin) -> Result<(), TooMany> {
+        let count = self.of(origin);
+        if count >= self.max_per_origin {
+            return Err(TooMany::FromOrigin);
+        }
+        self.by_origin.insert(origin, count + 1);
+        Ok(())
+    }
+
+    /// One that was counted has gone; of `origin`, if it was placed.
+    pub fn close(&mut self, origin: Option<Origin>) {
+        self.total = self.total.saturating_sub(1);
+        if let Some(origin) = origin
+            && let Some(count) = self.by_origin.get_mut(&origin)
+        {
             *count -= 1;
             if *count == 0 {
                 self.by_origin.remove(&origin);
             }
-            self.total -= 1;
         }
+    }
+
+    fn of(&self, origin: Origin) -> usize {
+        self.by_origin.get(&origin).copied().unwrap_or(0)
     }
 
     /// How many are open.
@@ -181,6 +220,19 @@ mod tests {
     }
 
     #[test]
+    fn another_rate_holds_from_then_on_and_gives_no_tokens_away() {
+        let mut bucket = TokenBucket::new(1.0, 10.0, SECOND);
+        bucket.take(14, SECOND);
+        bucket.adjust(100.0, 5.0, SECOND);
+        assert_eq!(bucket.available(SECOND), 0, "the debt stays");
+        assert!(bucket.wait(SECOND) < Duration::from_millis(100));
+        assert_eq!(bucket.available(2 * SECOND), 5, "no more than the new burst");
+        bucket.adjust(100.0, 50.0, 2 * SECOND);
+        assert_eq!(bucket.available(2 * SECOND), 5, "a larger burst fills in its time");
+        assert_eq!(bucket.available(3 * SECOND), 50);
+    }
+
+    #[test]
     fn nonsense_settings_still_let_one_message_through() {
         let mut bucket = TokenBucket::new(f64::NAN, 0.0, SECOND);
         assert_eq!(bucket.available(SECOND), 1);
@@ -208,8 +260,25 @@ mod tests {
         assert_eq!(connections.open(a), Err(TooMany::FromOrigin));
         assert_eq!(connections.open(b), Ok(()));
         assert_eq!(connections.open(c), Err(TooMany::Total));
-        connections.close(a);
+        connections.close(Some(a));
         assert_eq!(connections.open(c), Ok(()));
+    }
+
+    #[test]
+    fn one_that_is_placed_later_counts_in_all_at_once_and_for_its_origin_then() {
+        let a = Origin::of(IpAddr::from([192, 0, 2, 1]));
+        let mut connections = Connections::new(3, 1);
+        for _ in 0..3 {
+            assert_eq!(connections.open_unplaced(), Ok(()));
+        }
+        assert_eq!(connections.open_unplaced(), Err(TooMany::Total));
+        assert_eq!(connections.place(a), Ok(()));
+        assert_eq!(connections.place(a), Err(TooMany::FromOrigin));
+        connections.close(None);
+        connections.close(None);
+        assert_eq!(connections.open(a), Err(TooMany::FromOrigin));
+        connections.close(Some(a));
+        assert_eq!((connections.total(), connections.by_origin.len()), (0, 0));
     }
 
     proptest! {
@@ -257,7 +326,7 @@ mod tests {
                 prop_assert!(held.len() <= 50);
             }
             for origin in held {
-                connections.close(origin);
+                connections.close(Some(origin));
             }
             prop_assert_eq!(connections.total(), 0);
             prop_assert!(connections.by_origin.is_empty());

@@ -243,7 +243,8 @@ impl Session {
     ) -> Result<Vec<Reading>, Reject> {
         // A clock that is behind must not refuse what it will find right once it is set.
         let max_ahead = rules.limits.max_ahead + now.lag;
-        let limits = Limits { max_ahead, ..rules.limits };
+        let max_records = permissions.own.max_records.unwrap_or(rules.limits.max_records);
+        let limits = Limits { max_records, max_ahead };
         let readings = senml::resolve(pack, &self.device, now.unix, &limits)?;
         permissions.check(&readings)?;
         Ok(readings)
@@ -437,7 +438,7 @@ mod tests {
     #[test]
     fn a_name_not_permitted_refuses_the_batch() {
         let only = vec![Pattern::new("temp*").unwrap()];
-        let permissions = Permissions { readings: only, commands: Vec::new() };
+        let permissions = Permissions { readings: only, ..Permissions::default() };
         let mut session = open();
         let outcome =
             session.receive(&readings(Some(1), "door"), &Moment::of(NOW), &rules(), &permissions);

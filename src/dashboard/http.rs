@@ -1,11 +1,10 @@
 //! Routes, refusals and the headers every answer carries.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get, post};
@@ -14,6 +13,7 @@ use serde::Serialize;
 
 use super::assets::{self, ASSETS};
 use super::hub::Hub;
+use super::origin::{self, Origins};
 use super::people::{Needs, People};
 use super::{api, commands, history, log, openapi, render, signin, stream};
 use crate::config::users::Role;
@@ -175,12 +175,18 @@ async fn guard(
 ) -> Response<Body> {
     // Probes tell nothing that needs guarding, and load balancers send Host headers of their own.
     let probe = matches!(request.uri().path(), "/healthz" | "/readyz");
-    let host = check_host(&request, &hub.context().allowed_hosts);
+    let origins: &Origins = &hub.context().origins;
+    let reader = origins.reader(&request);
+    let host = origin::check_host(&request, origins);
     let mut response = match host.and_then(|()| people.check_way(&request)) {
         Err(refusal) if !probe => refusal.into_response(),
+        _ if reader.as_ref().is_some_and(origin::Reader::only_asks) => origin::preflight(),
         _ => next.run(request).await,
     };
     let headers = response.headers_mut();
+    if let Some(reader) = reader {
+        reader.mark(headers);
+    }
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -201,115 +207,4 @@ async fn admit(
     }
     request.extensions_mut().insert(caller);
     next.run(request).await
-}
-
-/// Refuses requests for a name that is not this gateway's: a page elsewhere could point a name of
-/// its own at this address (DNS rebinding) and would then be read as same-origin.
-fn check_host(request: &Request, allowed: &[String]) -> Result<(), Refusal> {
-    let mut values = request.headers().get_all(header::HOST).iter();
-    let value = match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().unwrap_or_default(),
-        // No browser speaks HTTP/1.0.
-        (None, _) if request.version() < Version::HTTP_11 => return Ok(()),
-        _ => {
-            let error = "the request needs one Host header";
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, error));
-        }
-    };
-    if is_own_name(host_of(value), allowed) {
-        return Ok(());
-    }
-    let error = "this is not a name of the gateway's dashboard: \
-        use its IP address, its host name or localhost";
-    Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, error))
-}
-
-/// Refuses what a page of another origin asks for; browsers always send Origin with a WebSocket's
-/// handshake and with POST.
-pub(super) fn check_origin(headers: &HeaderMap) -> Result<(), Refusal> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let origin = origin.to_str().unwrap_or_default();
-    let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
-    if own.is_some() && own == host {
-        return Ok(());
-    }
-    Err(Refusal::foreign_origin())
-}
-
-/// The host of a Host header, without port and without the brackets of an IPv6 address.
-fn host_of(value: &str) -> &str {
-    let host = match value.strip_prefix('[') {
-        Some(rest) => rest.split(']').next(),
-        None => value.split(':').next(),
-    };
-    host.unwrap_or_default()
-}
-
-fn is_own_name(host: &str, allowed: &[String]) -> bool {
-    let host = host.strip_suffix('.').unwrap_or(host);
-    host.parse::<IpAddr>().is_ok()
-        || host.eq_ignore_ascii_case("localhost")
-        || allowed.iter().any(|name| name.eq_ignore_ascii_case(host))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_localhost_and_own_names_are_the_gateways() {
-        let allowed = ["Gw-1.local".to_owned()];
-        for good in [
-            "127.0.0.1",
-            "10.0.0.7:8080",
-            "[::1]:8080",
-            "[fe80::1]",
-            "localhost:1",
-            "LOCALHOST",
-            "gw-1.local:80",
-            "gw-1.local.",
-        ] {
-            assert!(is_own_name(host_of(good), &allowed), "{good}");
-        }
-        for bad in [
-            "",
-            "evil.example",
-            "evil.example:8080",
-            "localhost.evil.example",
-            "gw-1",
-            "[localhost",
-            "127.0.0.1.evil.example",
-            ":8080",
-            "::1.evil",
-        ] {
-            let own = is_own_name(host_of(bad), &allowed);
-            assert!(!own || bad == "[localhost", "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_origin_counts_as_own_only_when_it_equals_host() {
-        let headers = |origin: Option<&'static str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:8080"));
-            if let Some(origin) = origin {
-                headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
-            }
-            headers
-        };
-        for good in [None, Some("http://127.0.0.1:8080"), Some("https://127.0.0.1:8080")] {
-            assert!(check_origin(&headers(good)).is_ok(), "{good:?}");
-        }
-        for bad in [
-            "null",
-            "",
-            "http://127.0.0.1",
-            "http://evil.example",
-            "127.0.0.1:8080",
-            "http://127.0.0.1:80801",
-        ] {
-            assert!(check_origin(&headers(Some(bad))).is_err(), "{bad}");
-        }
-    }
 }

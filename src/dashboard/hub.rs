@@ -583,7 +583,7 @@ mod tests {
             audit: Arc::default(),
             log: Arc::default(),
             settings: settings(),
-            allowed_hosts: vec![],
+            origins: Arc::default(),
         })
     }
 

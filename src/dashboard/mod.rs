@@ -14,6 +14,7 @@
 
 mod api;
 mod assets;
+mod behind;
 mod commands;
 mod feed;
 #[cfg(any(test, fuzzing))]
@@ -24,6 +25,7 @@ mod http;
 mod hub;
 mod log;
 mod openapi;
+mod origin;
 mod patient;
 mod people;
 mod rates;
@@ -52,6 +54,7 @@ pub use self::commands::CLI_AGENT;
 pub use self::feed::{Fleet, Limits};
 pub use self::history::Keeper as HistoryKeeper;
 use self::hub::Hub;
+pub use self::origin::Origins;
 use self::people::People;
 use crate::config::fault::Faults;
 use crate::config::users::watch::UsersWatch;
@@ -94,9 +97,8 @@ pub struct Context {
     pub audit: Arc<Audit>,
     /// The settings in force.
     pub settings: watch::Receiver<Arc<Settings>>,
-    /// Names by which browsers may call the dashboard, besides `localhost` and any IP address: the
-    /// host's own. Requests for other names are refused, which stops DNS rebinding.
-    pub allowed_hosts: Vec<String>,
+    /// The names by which browsers may call the dashboard, and the pages that may talk to it.
+    pub origins: Arc<Origins>,
 }
 
 impl std::fmt::Debug for Context {
@@ -219,6 +221,7 @@ pub fn start_on(
     let health = context.health.clone();
     let hub = Hub::new(context);
     let certificates = tls.clone();
+    let proxies = Arc::new(settings.proxies.clone());
     std::thread::Builder::new()
         .name("dashboard".to_owned())
         .spawn(move || {
@@ -226,7 +229,8 @@ pub fn start_on(
                 runtime.spawn(watching.run());
             }
             let rooms = (hub, Arc::new(people));
-            let served = || runtime.block_on(server::run(listener, certificates, rooms, stopping));
+            let served =
+                || runtime.block_on(server::run(listener, certificates, proxies, rooms, stopping));
             let in_time = catch_unwind(AssertUnwindSafe(served)).unwrap_or_else(|_| {
                 health.fail("dashboard");
                 false

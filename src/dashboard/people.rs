@@ -11,12 +11,15 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 
 use super::commands::Peer;
-use super::http::{Refusal, check_origin};
+use super::http::Refusal;
+use super::origin::{Origins, check_origin};
 use super::sessions::{InUse, Session, Sessions};
 use super::slowdown::Slowdown;
 use crate::config;
 use crate::config::users::password::Password;
 use crate::config::users::{Role, Token, User, Users};
+use crate::config::{Proxies, ProxyHeader};
+use crate::core::proxy;
 use crate::host::audit::{Audit, Entry};
 use crate::ports::Clock;
 
@@ -94,7 +97,9 @@ pub(super) struct People {
     audit: Arc<Audit>,
     tls: bool,
     loopback: bool,
-    proxies: Vec<IpAddr>,
+    proxies: Proxies,
+    /// Pages of other origins that may ask.
+    origins: Origins,
 }
 
 /// Why nobody is signed in.
@@ -126,7 +131,8 @@ impl People {
             audit,
             tls: settings.tls.is_some(),
             loopback: settings.listen.ip().is_loopback(),
-            proxies: settings.trusted_proxies.iter().map(IpAddr::to_canonical).collect(),
+            origins: Origins::new(Vec::new(), settings.allowed_origins.clone()),
+            proxies: settings.proxies.clone(),
         }
     }
 
@@ -185,7 +191,7 @@ impl People {
         else {
             return Ok(());
         };
-        if peer.is_loopback() || self.proxies.contains(&peer) {
+        if peer.is_loopback() || self.is_proxy(peer) {
             return Ok(());
         }
         let error = "without TLS only the proxies of dashboard.trusted_proxies are answered here: \
@@ -198,7 +204,7 @@ impl People {
         let headers = request.headers();
         // Without a connection's address there is nobody to trust.
         let peer = peer(request).unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let proxy = self.proxies.contains(&peer);
+        let proxy = self.is_proxy(peer);
         let mut caller = Caller {
             who: Who::Anyone,
             address: if proxy { self.forwarded(headers).unwrap_or(peer) } else { peer },
@@ -235,19 +241,15 @@ impl People {
         }
     }
 
-    /// The last address that no trusted proxy has: what comes before it anyone can have written.
+    /// The browser's address, if there is a whole list up to there.
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        let mut hops = Vec::new();
-        for value in headers.get_all(FORWARDED_FOR) {
-            hops.extend(value.to_str().ok()?.split(','));
-        }
-        for hop in hops.into_iter().rev() {
-            let address = hop.trim().parse::<IpAddr>().ok()?.to_canonical();
-            if !self.proxies.contains(&address) {
-                return Some(address);
-            }
-        }
-        None
+        let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes);
+        proxy::forwarded(lines, |address| self.proxies.list(address)).ok()
+    }
+
+    /// Whether `peer` is a proxy that tells of its client in each request.
+    fn is_proxy(&self, peer: IpAddr) -> bool {
+        self.proxies.tell_by(ProxyHeader::XForwardedFor, peer)
     }
 
     /// Whether the caller may ask for what needs `needs`.
@@ -260,11 +262,12 @@ impl People {
         let headers = request.headers();
         let changes = !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         if changes {
-            check_origin(headers)?;
+            check_origin(headers, &self.origins)?;
         }
-        // A page that came without TLS may be anybody's.
-        let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
-        if self.tls && origin.is_some_and(|origin| origin.starts_with(b"http://")) {
+        // A page that came without TLS may be anybody's, unless the operator wants it.
+        let origin = headers.get(header::ORIGIN);
+        let plain = origin.is_some_and(|origin| origin.as_bytes().starts_with(b"http://"));
+        if self.tls && plain && !self.origins.lists(origin) {
             return Err(Refusal::foreign_origin());
         }
         // What a form of any page can send is not taken with the cookie that the browser adds, nor
@@ -486,6 +489,8 @@ fn is_json(headers: &HeaderMap) -> bool {
 mod tests {
     use axum::body::Body;
 
+    use axum::http::HeaderValue;
+
     use super::*;
     use crate::host::clock::SystemClock;
 
@@ -494,9 +499,14 @@ mod tests {
             listen: "10.0.0.1:80".parse().unwrap(),
             tls: None,
             users: None,
+            allowed_hosts: Vec::new(),
+            allowed_origins: Vec::new(),
             session_idle: Duration::from_secs(60),
             session_max: Duration::from_secs(60),
-            trusted_proxies: proxies.iter().map(|ip| ip.parse().unwrap()).collect(),
+            proxies: Proxies {
+                trusted: proxies.iter().map(|ip| config::text::network(ip).unwrap()).collect(),
+                header: ProxyHeader::XForwardedFor,
+            },
         };
         let users = watch::channel(Arc::new(Users::default())).1;
         People::new(&settings, Some(users), Arc::new(SystemClock::new()), Arc::default())

@@ -211,6 +211,7 @@ impl Serialize for Refused<'_> {
         let kind = match kind {
             RefusedKind::Batch => "batch",
             RefusedKind::Connection => "connection",
+            RefusedKind::Rate => "rate",
         };
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("time", time)?;

@@ -16,12 +16,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::commands::Peer;
+use super::behind;
 use super::http;
 use super::hub::Hub;
 use super::patient::Patient;
 use super::people::People;
 use super::stream::MAX_VIEWERS;
+use crate::config::Proxies;
 use crate::host::tls::TlsSlot;
 
 /// Connections at a time that are not upgraded (viewers have [`MAX_VIEWERS`] besides).
@@ -65,6 +66,7 @@ impl Stopping {
 pub(super) async fn run(
     listener: TcpListener,
     tls: Option<TlsSlot>,
+    proxies: Arc<Proxies>,
     (hub, people): (Arc<Hub>, Arc<People>),
     signal: watch::Receiver<Duration>,
 ) -> bool {
@@ -74,7 +76,7 @@ pub(super) async fn run(
         http::router(Arc::clone(&hub), Arc::clone(&people)).layer(Extension(stopping.clone()));
     let mut stop = stopping.clone();
     tokio::select! {
-        () = accept(&listener, tls.as_ref(), &router, &stopping) => {}
+        () = accept(&listener, tls.as_ref(), &proxies, &router, &stopping) => {}
         () = unbroken("the viewers' news", || hub.run()) => {}
         () = unbroken("the buffer's forecast", || hub.watch_flow()) => {}
         () = unbroken("the sessions' ends", || people.run()) => {}
@@ -97,6 +99,7 @@ async fn unbroken<F: Future<Output = ()>>(what: &str, work: impl Fn() -> F) {
 async fn accept(
     listener: &TcpListener,
     tls: Option<&TlsSlot>,
+    proxies: &Arc<Proxies>,
     router: &Router,
     stopping: &Stopping,
 ) {
@@ -123,13 +126,16 @@ async fn accept(
             }
             continue;
         };
-        let (tls, router, stopping) = (
-            tls.map(TlsSlot::acceptor),
-            router.clone().layer(Extension(Peer(peer))),
-            stopping.clone(),
-        );
+        let (tls, router, stopping) =
+            (tls.map(TlsSlot::acceptor), router.clone(), stopping.clone());
+        let proxies = Arc::clone(proxies);
         tokio::spawn(async move {
-            connection(stream, tls, router, stopping).await;
+            let mut stream = stream;
+            let introduced = behind::introduced(&mut stream, peer, &proxies);
+            if let Ok(Some(peer)) = timeout(HEADER_DEADLINE, introduced).await {
+                let router = router.layer(Extension(peer));
+                connection(stream, tls, router, stopping).await;
+            }
             drop(place);
         });
     }

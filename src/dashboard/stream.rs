@@ -21,8 +21,9 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, O
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use super::http::{Refusal, body, check_origin};
+use super::http::{Refusal, body};
 use super::hub::{Hub, Piece, Viewer};
+use super::origin::check_origin;
 use super::people::{Caller, Who};
 use super::render::Filter;
 use super::server::Stopping;
@@ -60,7 +61,7 @@ pub(super) async fn websocket(
     mut request: Request,
 ) -> Result<Response<Body>, Refusal> {
     let headers = request.headers();
-    check_origin(headers)?;
+    check_origin(headers, &hub.context().origins)?;
     let key = check_handshake(&request)?;
     let viewer = admit(&hub, query, &caller)?;
     let stopping = request.extensions().get::<Stopping>().cloned();
@@ -91,7 +92,7 @@ pub(super) async fn events(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response<Body>, Refusal> {
-    check_origin(request.headers())?;
+    check_origin(request.headers(), &hub.context().origins)?;
     if request.method() == axum::http::Method::HEAD {
         return Ok(body("text/event-stream", Body::empty()));
     }

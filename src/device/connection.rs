@@ -19,14 +19,14 @@ use super::greeting::{Greeting, welcome};
 use super::mailbox::{Filled, Inbox, Mailbox, REPLIES_AT_A_TIME};
 use super::presence::{Arrival, Presence};
 use super::sessions::permissions;
-use super::shared::{Shared, Slot};
+use super::shared::{Excess, Shared, Slot};
 use super::submission::{EngineGone, Submission, submit};
 use super::websocket::WebSocket;
 use crate::core::frame::GatewayMessage;
 use crate::core::ids::DeviceId;
 use crate::core::policy::Permissions;
 use crate::core::quota::TokenBucket;
-use crate::core::session::{Beat, Close, Heartbeat, Session};
+use crate::core::session::{Beat, Close, Heartbeat, OVERLOADED, Session};
 use crate::ports::{DeviceEvent, Link, Outbound, Resume};
 
 /// Messages handled in one go before others get their turn.
@@ -48,16 +48,30 @@ pub(crate) struct Connection {
     greeted_by: Duration,
     heartbeat: Heartbeat,
     bucket: TokenBucket,
+    byte_bucket: TokenBucket,
     /// A hand-over that has to wait; nothing is read meanwhile.
     submission: Option<Submission>,
     replies: Vec<GatewayMessage>,
-    /// When there are tokens again; nothing is read before.
-    rested_at: Option<Duration>,
+    rest: Rest,
+    /// When it was last shown that the device is over its rate.
+    slowed: f64,
     seen: f64,
     ping_due: bool,
     unflushed: bool,
+    /// While the device takes nothing: what it had taken by then, and until when it may go on so.
+    stuck: Option<(u64, Duration)>,
     /// Nothing is read, and not through the device's own fault.
     paused: bool,
+}
+
+/// Whether the device is over its rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Rest {
+    None,
+    /// Nothing is read before there are tokens again.
+    Until(Duration, Excess),
+    /// Now there are: what there is to read was held back.
+    Over(Excess),
 }
 
 /// Drives `connection` to its end.
@@ -124,6 +138,7 @@ impl Connection {
             websocket,
             heartbeat: Heartbeat::new(shared.now(), 1.0, &shared.rules),
             bucket: shared.bucket(),
+            byte_bucket: shared.byte_bucket(),
             permissions: (shared.registry_changes(), Arc::default()),
             presence: Presence::begin(shared, device.clone(), &link),
             session: Session::new(device),
@@ -133,10 +148,12 @@ impl Connection {
             greeted_by,
             submission: None,
             replies: Vec::new(),
-            rested_at: None,
+            rest: Rest::None,
+            slowed: 0.0,
             seen: 0.0,
             ping_due: false,
             unflushed: false,
+            stuck: None,
             paused: false,
         }
     }
@@ -159,7 +176,9 @@ impl Connection {
         } else {
             self.greeted_by
         };
-        shared.instant(self.rested_at.map_or(due, |rested| rested.min(due)))
+        let stuck = self.stuck.map(|(_, until)| until);
+        let rested = if let Rest::Until(rested, _) = self.rest { Some(rested) } else { None };
+        shared.instant(rested.into_iter().chain(stuck).fold(due, Duration::min))
     }
 
     /// Does everything that can be done now; `news` if the link has something to say.
@@ -173,6 +192,7 @@ impl Connection {
             self.heed_link()?;
         }
         let now = self.shared().now();
+        self.heed_registry(now);
         if timer.as_mut().poll(cx).is_ready() {
             self.beat(now)?;
         }
@@ -186,7 +206,7 @@ impl Connection {
                 self.submission = None;
                 submitted.map_err(|EngineGone| End::Close(restarting()))?;
             }
-            self.write(cx)?;
+            self.write(cx, now)?;
             match self.read(cx, now)? {
                 Went::Waiting => break,
                 Went::Handed => {}
@@ -197,7 +217,7 @@ impl Connection {
                 }
             }
         }
-        self.write(cx)?;
+        self.write(cx, now)?;
         let wake_at = self.wake_at();
         if wake_at != timer.deadline() || timer.is_elapsed() {
             timer.as_mut().reset(wake_at);
@@ -217,8 +237,34 @@ impl Connection {
         // Fractions of the golden ratio lie evenly, however many there are.
         let spread = (self.presence.session().0 as f64 * 0.618_033_988_749_895).fract();
         self.heartbeat = Heartbeat::new(now, spread, &shared.rules);
-        let changes = shared.registry_changes();
-        self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
+        self.permissions.0 = shared.registry_changes();
+        self.permit(now);
+    }
+
+    fn rests(&self) -> bool {
+        matches!(self.rest, Rest::Until(..))
+    }
+
+    /// Looks again at what the device may do, if the registry has changed.
+    fn heed_registry(&mut self, now: Duration) {
+        let changes = self.shared().registry_changes();
+        if self.permissions.0 != changes && self.greeting.is_done() {
+            self.permissions.0 = changes;
+            self.permit(now);
+        }
+    }
+
+    /// Lets the device do what the registry says.
+    fn permit(&mut self, now: Duration) {
+        let shared = Arc::clone(self.shared());
+        let permitted = permissions(&shared.registry(), self.session.device());
+        if permitted.own != self.permissions.1.own {
+            let rate = shared.rate_of(&permitted.own);
+            self.bucket.adjust(rate.batches_per_second, rate.burst, now);
+            // How long that takes is worked out anew.
+            self.rest = Rest::None;
+        }
+        self.permissions.1 = permitted;
     }
 
     fn heed_link(&mut self) -> Result<(), End> {
@@ -240,6 +286,10 @@ impl Connection {
     }
 
     fn beat(&mut self, now: Duration) -> Result<(), End> {
+        if self.stuck.is_some_and(|(_, until)| until <= now) {
+            let reason = "overloaded: this device does not read";
+            return Err(End::Close(Close::new(OVERLOADED, reason)));
+        }
         if !self.greeting.is_done() {
             let late = now >= self.greeted_by;
             return if late { Err(End::Close(self.greeting.late(self.shared()))) } else { Ok(()) };
@@ -247,8 +297,10 @@ impl Connection {
         if self.paused {
             self.heartbeat.heard(now);
         }
-        if self.rested_at.is_some_and(|rested| rested <= now) {
-            self.rested_at = None;
+        if let Rest::Until(rested, with) = self.rest
+            && rested <= now
+        {
+            self.rest = Rest::Over(with);
         }
         match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}
@@ -271,7 +323,7 @@ impl Connection {
         }
         let window = self.session.room(self.link.finished(), &self.presence.shared().rules);
         let window = usize::try_from(window).unwrap_or(usize::MAX);
-        let ours = if self.submission.is_some() || self.rested_at.is_some() { 0 } else { window };
+        let ours = if self.submission.is_some() || self.rests() { 0 } else { window };
         let paused = ours == 0;
         if self.paused && !paused {
             self.heartbeat.heard(now);
@@ -287,15 +339,25 @@ impl Connection {
             return Ok(Went::Waiting);
         }
         let tokens = self.bucket.available(now);
-        if tokens == 0 {
-            self.rested_at = Some(now + self.bucket.wait(now));
+        let bytes = self.byte_bucket.available(now);
+        let empty = if tokens == 0 {
+            Some((&mut self.bucket, Excess::Batches))
+        } else if bytes == 0 {
+            Some((&mut self.byte_bucket, Excess::Bytes))
+        } else {
+            None
+        };
+        if let Some((bucket, with)) = empty {
+            self.rest = Rest::Until(now + bucket.wait(now), with);
             self.paused = true;
             return Ok(Went::Waiting);
         }
-        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens));
+        let mut inbox = Inbox::new(self.presence.shared().wall(), room.min(tokens), bytes);
         let outcome = self.fill(cx, &mut inbox);
+        self.byte_bucket.take(inbox.bytes, now);
         if inbox.messages > 0 {
             self.bucket.take(inbox.messages, now);
+            self.note_rate(inbox.received.unix);
             self.heartbeat.heard(now);
             let received = inbox.received.unix;
             let since = received - self.seen;
@@ -304,6 +366,7 @@ impl Connection {
                 self.shared().context.feed.device_seen(self.session.device(), received);
             }
         }
+        self.rest = Rest::None;
         let filled = match outcome {
             Ok(filled) => filled,
             Err(end) => {
@@ -324,12 +387,17 @@ impl Connection {
         })
     }
 
+    /// Shows, now and then, that messages had to wait for the device's rate.
+    fn note_rate(&mut self, received: f64) {
+        let Rest::Over(with) = self.rest else { return };
+        if !(0.0..SEEN_INTERVAL).contains(&(received - self.slowed)) {
+            self.slowed = received;
+            self.shared().show_slowed(self.session.device(), &self.permissions.1.own, with);
+        }
+    }
+
     fn fill(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<Filled, End> {
         let shared = Arc::clone(self.presence.shared());
-        let changes = shared.registry_changes();
-        if self.permissions.0 != changes && self.greeting.is_done() {
-            self.permissions = (changes, permissions(&shared.registry(), self.session.device()));
-        }
         let Self { websocket, session, permissions, replies, greeting, link, presence, .. } = self;
         let mut mailbox =
             Mailbox { session, permissions: &permissions.1, replies, inbox, shared: &shared };
@@ -366,16 +434,23 @@ impl Connection {
     }
 
     /// Writes what there is to say, unless the device still has to take what was said before.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    fn write(&mut self, cx: &mut Context<'_>, now: Duration) -> Result<(), End> {
         let rules = &self.presence.shared().rules;
         let failed = |error| End::of(error, rules);
         loop {
             if self.unflushed {
                 match self.websocket.poll_flush(cx) {
-                    Poll::Pending => return Ok(()),
+                    Poll::Pending => {
+                        let written = self.websocket.written();
+                        if self.stuck.is_none_or(|(before, _)| before != written) {
+                            self.stuck = Some((written, now + self.shared().write_timeout));
+                        }
+                        return Ok(());
+                    }
                     Poll::Ready(flushed) => flushed.map_err(failed)?,
                 }
                 self.unflushed = false;
+                self.stuck = None;
             }
             let (acked, repeats) = (self.link.acked(), self.link.repeats());
             let ack = self.session.ack(acked, repeats);

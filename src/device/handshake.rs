@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -23,7 +23,10 @@ use super::socket::Socket;
 use super::turned_away::TurnedAway;
 use super::websocket::WebSocket;
 use super::{connection, presence, tls};
+use crate::config::ProxyHeader;
 use crate::core::ids::DeviceId;
+use crate::core::proxy;
+use crate::host::proxied;
 
 /// How long a connection that is over a limit may take to hear so.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,11 +36,28 @@ const PIECE: usize = 2048;
 /// A connection just accepted.
 pub(crate) struct Arrival {
     pub(crate) stream: TcpStream,
-    pub(crate) peer: SocketAddr,
-    pub(crate) slot: Slot,
+    pub(crate) client: Client,
     /// Set if it is over a limit.
     pub(crate) refusal: Option<Refusal>,
     pub(crate) acceptor: Option<TlsAcceptor>,
+}
+
+/// Who is at the other end.
+pub(crate) struct Client {
+    pub(crate) peer: SocketAddr,
+    /// Whether the peer is a proxy.
+    pub(crate) proxied: bool,
+    /// The client's own, once it is known.
+    pub(crate) address: IpAddr,
+    pub(crate) slot: Slot,
+}
+
+impl Client {
+    /// A proxy has told where the client is.
+    fn place(&mut self, address: IpAddr) -> Result<(), Refusal> {
+        self.address = address;
+        self.slot.place(address)
+    }
 }
 
 /// Takes a connection through to its session, which then runs in a task of its own; or refuses it.
@@ -47,19 +67,22 @@ pub(crate) async fn serve(arrival: Arrival, shared: Arc<Shared>) {
         None => shared.hello_timeout,
     };
     let deadline = Instant::now() + patience;
-    let Arrival { stream, peer, slot, refusal, acceptor } = arrival;
-    match timeout_at(deadline, negotiate(stream, acceptor, refusal, &shared)).await {
+    let Arrival { stream, mut client, refusal, acceptor } = arrival;
+    let negotiated = negotiate(stream, &mut client, acceptor, refusal, &shared);
+    let outcome = timeout_at(deadline, negotiated).await;
+    let Client { peer, address, slot, .. } = client;
+    match outcome {
         Ok(Ok((socket, accepted))) => {
             let Accepted { device, proof, early } = accepted;
             let (config, allowance) = (shared.websocket, shared.allowance());
             let websocket = WebSocket::new(socket, early, config, allowance);
-            let arrival = presence::Arrival { proof, address: peer.ip() };
+            let arrival = presence::Arrival { proof, address };
             let deadline = shared.moment(deadline);
             let connection = Connection::new(websocket, device, arrival, deadline, slot, shared);
             tokio::spawn(connection::drive(Box::new(connection)));
         }
         Ok(Err(Failure::Refused(socket, Rejection { refusal, turned_away }))) => {
-            tracing::debug!(%peer, reason = refusal.body(), "connection refused");
+            tracing::debug!(%peer, %address, reason = refusal.body(), "connection refused");
             shared.refused(refusal.label());
             let parted = timeout(LINGER, say_and_part(socket, refusal.response()));
             // Polled first, so that the answer is gone when who was turned away is looked at.
@@ -70,6 +93,10 @@ pub(crate) async fn serve(arrival: Arrival, shared: Arc<Shared>) {
             };
             // Whether it arrives is the client's affair.
             let _ = Box::pin(async { tokio::join!(parted, shown) }).await;
+        }
+        Ok(Err(Failure::Proxy(refusal))) => {
+            tracing::debug!(%peer, reason = refusal.body(), "connection refused without an answer");
+            shared.refused(refusal.label());
         }
         Ok(Err(Failure::Tls(error))) => {
             tracing::debug!(%peer, %error, "TLS handshake failed");
@@ -103,23 +130,39 @@ impl From<Refusal> for Rejection {
 
 enum Failure {
     Refused(Socket, Rejection),
+    /// There is no way to say so before TLS.
+    Proxy(Refusal),
     Tls(io::Error),
     Gone(io::Error),
 }
 
 async fn negotiate(
-    stream: TcpStream,
+    mut stream: TcpStream,
+    client: &mut Client,
     acceptor: Option<TlsAcceptor>,
-    refusal: Option<Refusal>,
+    mut refusal: Option<Refusal>,
     shared: &Shared,
 ) -> Result<(Socket, Accepted), Failure> {
+    if shared.proxies.tell_by(ProxyHeader::ProxyProtocol, client.peer.ip()) {
+        match Box::pin(introduced(&mut stream, client, shared)).await.map_err(Failure::Gone)? {
+            Ok(()) => {}
+            Err(misled @ Refusal::Proxy(_)) => {
+                // What follows is not known to be a request, so it is answered as it is.
+                return Err(match acceptor {
+                    None => Failure::Refused(Socket::Plain(stream), misled.into()),
+                    Some(_) => Failure::Proxy(misled),
+                });
+            }
+            Err(over) => refusal = refusal.or(Some(over)),
+        }
+    }
     let mut socket = match acceptor {
         None => Socket::Plain(stream),
         // Boxed, or those without TLS would need its room, too.
-        Some(acceptor) => Box::pin(secure(stream, acceptor, shared)).await.map_err(Failure::Tls)?,
+        Some(acceptor) => Box::pin(secure(stream, acceptor, shared)).await?,
     };
     let answered = tokio::select! {
-        answer = read_request(&mut socket, refusal, shared) => answer.map_err(Failure::Gone)?,
+        answer = read_request(&mut socket, client, refusal, shared) => answer.map_err(Failure::Gone)?,
         () = shared.stopping() => Err(Refusal::Stopping.into()),
     };
     match answered {
@@ -131,12 +174,43 @@ async fn negotiate(
     }
 }
 
-async fn secure(stream: TcpStream, acceptor: TlsAcceptor, shared: &Shared) -> io::Result<Socket> {
+/// Reads what a proxy says of its client before all else.
+async fn introduced(
+    stream: &mut TcpStream,
+    client: &mut Client,
+    shared: &Shared,
+) -> io::Result<Result<(), Refusal>> {
+    match proxied::read_header(stream).await {
+        Ok(source) => Ok(client.place(source.map_or(client.peer.ip(), |source| source.ip()))),
+        Err(error) => {
+            let bad = proxied::fault(&error).ok_or(error)?;
+            Ok(Err(shared.misled(client.peer.ip(), bad)))
+        }
+    }
+}
+
+async fn secure(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    shared: &Shared,
+) -> Result<Socket, Failure> {
     // Who says nothing does not take a turn from those who do.
-    stream.readable().await?;
-    // Never closed, so the error cannot happen; going on without a turn would do no harm.
-    let _turn = shared.tls_turns.acquire().await;
-    Ok(Socket::Tls(Box::new(acceptor.accept(stream).await?)))
+    stream.readable().await.map_err(Failure::Tls)?;
+    let mut first = [0; proxy::SIGNATURE.len()];
+    let count = stream.peek(&mut first).await.map_err(Failure::Tls)?;
+    if proxy::is_header(first.get(..count).unwrap_or_default()) {
+        return Err(Failure::Proxy(Refusal::Proxy(request::UNLISTED_PROXY)));
+    }
+    let turn = shared.tls_turns.take().await;
+    tokio::select! {
+        accepted = acceptor.accept(stream) => {
+            Ok(Socket::Tls(Box::new(accepted.map_err(Failure::Tls)?)))
+        }
+        () = turn.is_over() => {
+            let slow = io::Error::other("too slow, and others wait for their turn");
+            Err(Failure::Tls(slow))
+        }
+    }
 }
 
 type Judged = Result<(Accepted, Vec<u8>), Rejection>;
@@ -144,10 +218,11 @@ type Judged = Result<(Accepted, Vec<u8>), Rejection>;
 /// Reads and judges the request. It mostly comes in one piece and then needs no memory at all.
 async fn read_request(
     socket: &mut Socket,
+    client: &mut Client,
     refusal: Option<Refusal>,
     shared: &Shared,
 ) -> io::Result<Judged> {
-    let mut kept = Vec::new();
+    let mut kept = shared.heads.keep();
     poll_fn(|cx| {
         loop {
             let mut piece = [0; PIECE];
@@ -157,20 +232,20 @@ async fn read_request(
             if piece.is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            let judged = if kept.is_empty() {
-                judge(piece, socket, refusal.as_ref(), shared)
-            } else {
-                kept.extend_from_slice(piece);
-                // A head that trickles in is not read again from its start for every byte.
-                if !piece.contains(&b'\n') && kept.len() < request::HEAD_MAX {
-                    continue;
-                }
-                judge(&kept, socket, refusal.as_ref(), shared)
-            };
-            match judged {
-                Some(judged) => return Poll::Ready(Ok(judged)),
-                None if kept.is_empty() => kept.extend_from_slice(piece),
-                None => {}
+            let began = !kept.bytes().is_empty();
+            if began && !kept.add(piece) {
+                return Poll::Ready(Ok(Err(Refusal::Busy.into())));
+            }
+            // A head that trickles in is not read again from its start for every byte.
+            if began && !piece.contains(&b'\n') && kept.bytes().len() < request::HEAD_MAX {
+                continue;
+            }
+            let bytes = if began { kept.bytes() } else { piece };
+            if let Some(judged) = judge(bytes, socket, client, refusal.as_ref(), shared) {
+                return Poll::Ready(Ok(judged));
+            }
+            if !began && !kept.add(piece) {
+                return Poll::Ready(Ok(Err(Refusal::Busy.into())));
             }
         }
     })
@@ -181,6 +256,7 @@ async fn read_request(
 fn judge(
     bytes: &[u8],
     socket: &Socket,
+    client: &mut Client,
     refusal: Option<&Refusal>,
     shared: &Shared,
 ) -> Option<Judged> {
@@ -189,7 +265,11 @@ fn judge(
         parsed => parsed,
     };
     // Limits come before everything else that may be wrong.
-    if let Some(refusal) = refusal {
+    let placed = match &parsed {
+        Ok(Head::Complete { request, .. }) => place(request, client, shared),
+        _ => Ok(()),
+    };
+    if let Some(refusal) = refusal.or(placed.as_ref().err()) {
         let turned_away = match parsed {
             Ok(Head::Complete { request, .. }) => {
                 Some(TurnedAway::no_room(&request.device, refusal.clone()))
@@ -200,6 +280,10 @@ fn judge(
     }
     let accept = |length: usize, request: &Request<'_>| {
         let proof = authorize(request, socket, shared)?;
+        shared.admit_device(&request.device).map_err(|refusal| Rejection {
+            turned_away: Some(TurnedAway::no_room(&request.device, refusal.clone())),
+            refusal,
+        })?;
         let early = bytes.get(length..).unwrap_or_default().to_vec();
         let accepted = Accepted { device: request.device.clone(), proof, early };
         Ok((accepted, request::switching_protocols(request.key)))
@@ -209,6 +293,18 @@ fn judge(
         Ok(Head::Complete { length, request }) => Some(accept(length, &request)),
         Err(refusal) => Some(Err(refusal.into())),
     }
+}
+
+/// Places a client whose proxy tells by `X-Forwarded-For`.
+fn place(request: &Request<'_>, client: &mut Client, shared: &Shared) -> Result<(), Refusal> {
+    let peer = client.peer.ip();
+    if !client.proxied || shared.proxies.header != ProxyHeader::XForwardedFor {
+        return Ok(());
+    }
+    let lines = request.forwarded.iter().copied();
+    let address = proxy::forwarded(lines, |address| shared.proxies.list(address))
+        .map_err(|bad| shared.misled(peer, bad))?;
+    client.place(address)
 }
 
 fn authorize(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<Proof, Rejection> {
@@ -221,13 +317,13 @@ fn authorize(request: &Request<'_>, socket: &Socket, shared: &Shared) -> Result<
         }
     }
     let certified = match socket {
-        Socket::Plain(_) => false,
-        Socket::Tls(stream) => tls::certifies(stream, device),
+        Socket::Plain(_) => None,
+        Socket::Tls(stream) => tls::certificate_of(stream, device),
     };
     let registry = shared.registry();
     let token = request.token;
     Proof::check(shared.auth, &registry, device, token, certified, shared.unix()).ok_or_else(|| {
-        let turned_away = Some(TurnedAway::mistrusted(device, token, certified));
+        let turned_away = Some(TurnedAway::mistrusted(device, token, certified.is_some()));
         Rejection { refusal: Refusal::Unauthorized, turned_away }
     })
 }

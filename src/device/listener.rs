@@ -12,9 +12,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ending::restarting;
 use super::handshake;
+use super::sessions::permissions;
 use super::shared::{Context, Shared};
 use crate::config::Devices;
 use crate::config::registry::Registry;
+use crate::core::ids::DeviceId;
+use crate::host::revoked::Revoked;
 use crate::host::tls::{TlsError, TlsSlot};
 use crate::ports::lock;
 
@@ -109,11 +112,17 @@ impl Listener {
         grace: Duration,
     ) -> Result<(), ListenError> {
         let registry = context.registry.clone();
-        let shared = Arc::new(Shared::new(&self.settings, context));
+        // Without TLS the sender is gone at once, and nothing changes.
+        let revoked = match &self.tls {
+            Some(tls) => tls.revoked(),
+            None => watch::Sender::default().subscribe(),
+        };
+        let shared = Arc::new(Shared::new(&self.settings, context, revoked.clone()));
         let result = tokio::select! {
             () = stop => Ok(()),
             result = accept_all(&self.socket, self.tls.as_ref(), &shared) => result,
             () = heed_registry(registry, &shared) => Ok(()),
+            () = heed_revocations(revoked, &shared) => Ok(()),
         };
         drop(self.socket);
         shared.begin_to_stop();
@@ -174,15 +183,22 @@ fn accepted(stream: TcpStream, peer: SocketAddr, tls: Option<&TlsSlot>, shared: 
         tracing::debug!(%peer, %error, "gone before it was accepted");
         return;
     }
-    let (slot, refusal) = match shared.admit(peer.ip()) {
+    let proxied = shared.proxies.list(peer.ip());
+    let (slot, refusal) = match shared.admit((!proxied).then_some(peer.ip())) {
         Ok(slot) => (slot, None),
-        Err(refusal) => match shared.admit_to_refuse() {
-            Some(slot) => (slot, Some(refusal)),
-            None => return shared.refused(refusal.label()),
-        },
+        Err(refusal) => {
+            let slot = if tls.is_none() || shared.may_tell_by_tls() {
+                shared.admit_to_refuse()
+            } else {
+                None
+            };
+            let Some(slot) = slot else { return shared.refused(refusal.label()) };
+            (slot, Some(refusal))
+        }
     };
     let acceptor = tls.map(TlsSlot::acceptor);
-    let arrival = handshake::Arrival { stream, peer, slot, refusal, acceptor };
+    let client = handshake::Client { peer, proxied, address: peer.ip(), slot };
+    let arrival = handshake::Arrival { stream, client, refusal, acceptor };
     tokio::spawn(handshake::serve(arrival, Arc::clone(shared)));
 }
 
@@ -219,10 +235,17 @@ fn severity(error: &io::Error) -> Severity {
 /// overlap of a rotation runs out. Never returns.
 async fn heed_registry(mut registry: watch::Receiver<Arc<Registry>>, shared: &Arc<Shared>) {
     let mut sender_lives = true;
+    let mut before = Arc::clone(&registry.borrow());
     loop {
         let current = Arc::clone(&registry.borrow_and_update());
         shared.registry_changed();
-        lock(&shared.sessions).revoke(&current, shared.unix(), true);
+        {
+            let sessions = lock(&shared.sessions);
+            sessions.revoke(&current, shared.unix(), true);
+            let limits = |registry: &Registry, device: &DeviceId| permissions(registry, device).own;
+            sessions.nudge(|device| limits(&before, device) != limits(&current, device));
+        }
+        before = Arc::clone(&current);
         let mut expiry = next_expiry(&current, shared.unix());
         loop {
             tokio::select! {
@@ -237,6 +260,15 @@ async fn heed_registry(mut registry: watch::Receiver<Arc<Registry>>, shared: &Ar
             }
         }
     }
+}
+
+/// Ends sessions whose certificates are withdrawn when the list changes. Never returns.
+async fn heed_revocations(mut revoked: watch::Receiver<Arc<Revoked>>, shared: &Arc<Shared>) {
+    while revoked.changed().await.is_ok() {
+        let current = Arc::clone(&revoked.borrow_and_update());
+        lock(&shared.sessions).withdraw(&current);
+    }
+    std::future::pending::<()>().await;
 }
 
 /// When the next replaced token runs out, a little later rather than earlier. At most a day ahead,

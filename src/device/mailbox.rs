@@ -16,7 +16,7 @@ use crate::core::session::{Session, Step};
 use crate::metrics::Code;
 use crate::ports::{Refused, RefusedKind};
 
-/// Bytes of messages after which one go is over.
+/// Bytes after which any go is over.
 const BYTES_AT_A_TIME: usize = 128 * 1024;
 /// REJECTs that wait to be written before the device is not read from.
 pub(super) const REPLIES_AT_A_TIME: usize = 16;
@@ -33,14 +33,18 @@ pub(super) enum Filled {
 pub(super) struct Inbox {
     pub(super) received: Moment,
     pub(super) room: usize,
+    /// Bytes after which this go is over.
+    pub(super) enough: usize,
     pub(super) messages: usize,
     pub(super) bytes: usize,
     pub(super) cargo: Option<Cargo>,
 }
 
 impl Inbox {
-    pub(super) fn new(received: Moment, room: usize) -> Self {
-        Self { received, room, messages: 0, bytes: 0, cargo: None }
+    /// For `room` messages at most, and until `bytes` have come.
+    pub(super) fn new(received: Moment, room: usize, bytes: usize) -> Self {
+        let enough = bytes.min(BYTES_AT_A_TIME);
+        Self { received, room, enough, messages: 0, bytes: 0, cargo: None }
     }
 }
 
@@ -61,15 +65,16 @@ impl Mailbox<'_> {
         hello: &mut Option<Hello>,
         pinged: &mut bool,
     ) -> Result<Filled, End> {
-        while self.inbox.messages < self.inbox.room && self.inbox.bytes < BYTES_AT_A_TIME {
-            let message = match reading.poll_next(cx) {
+        while self.inbox.messages < self.inbox.room && self.inbox.bytes < self.inbox.enough {
+            let next = reading.poll_next(cx);
+            self.inbox.bytes = reading.bytes();
+            let message = match next {
                 Poll::Pending => return Ok(Filled::Drained),
                 Poll::Ready(message) => {
                     message.map_err(|error| End::of(error, &self.shared.rules))?
                 }
             };
             self.inbox.messages += 1;
-            self.inbox.bytes += message.len();
             match message {
                 Message::Binary(bytes) => {
                     let step = self.judge(&bytes)?;

@@ -12,10 +12,11 @@
 //! [`core::session`](crate::core::session): it reads what is ready, hands it on as one event, and
 //! writes what its [`Link`](crate::ports::Link) says.
 //!
-//! What bounds memory: connections in all and by address; 8 KiB of request head; TLS handshakes at
-//! a time; `max_frame` per message and a multiple of it on the wire; `window` and the common
+//! What bounds memory: connections in all, by address and, before HELLO, by device; 8 KiB of request
+//! head and a common room for all heads; TLS handshakes at a time, of which none that stalls keeps
+//! another out; `max_frame` per message and a multiple of it on the wire; `window` and the common
 //! [`Budget`](crate::ports::Budget) for batches; a few unsent REJECTs, beyond which a device that
-//! does not read is not read from either.
+//! does not read is not read from either. All limits are listed in `docs/limits.md`.
 
 mod connection;
 mod ending;
@@ -23,6 +24,7 @@ mod ending;
 pub mod fuzzing;
 mod greeting;
 mod handshake;
+mod heads;
 mod listener;
 mod mailbox;
 mod presence;
@@ -36,6 +38,7 @@ mod submission;
 mod tests;
 mod tls;
 mod turned_away;
+mod turns;
 mod websocket;
 
 pub use listener::{ListenError, Listener};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::sessions::{Proof, revoked};
+use super::sessions::{Proof, revoked, withdrawn};
 use super::shared::Shared;
 use crate::core::frame::Hello;
 use crate::core::ids::{DeviceId, SessionId};
@@ -46,7 +46,7 @@ enum Stage {
 impl Presence {
     pub(crate) fn begin(shared: Arc<Shared>, device: DeviceId, link: &Arc<Link>) -> Self {
         let session = shared.next_session();
-        lock(&shared.sessions).await_hello(session, Arc::clone(link));
+        lock(&shared.sessions).await_hello(session, device.clone(), Arc::clone(link));
         Self { shared, device, session, stage: Stage::Arriving }
     }
 
@@ -89,6 +89,9 @@ impl Presence {
         }
         if !held.holds(&shared.registry(), device, now) {
             return Err(revoked());
+        }
+        if held.is_withdrawn(&shared.revoked.borrow()) {
+            return Err(withdrawn());
         }
         Ok(facts)
     }

@@ -8,6 +8,8 @@ const RETRY_FULL: u32 = 10;
 const RETRY_STOPPING: u32 = 5;
 /// The same for an address that holds too many connections.
 const RETRY_ADDRESS: u32 = 30;
+/// The same where connections come too fast, or too much is under way.
+const RETRY_RATE: u32 = 5;
 
 /// Why a connection is refused before the upgrade. Where several apply, the order of checks is:
 /// room (429, 503), syntax (400), path (404), method (405), version of HTTP (400), a WebSocket at
@@ -31,10 +33,18 @@ pub(crate) enum Refusal {
     UnsupportedVersion,
     /// 429: too many connections from one address.
     TooManyFromAddress,
+    /// 429: connections come too fast from one address.
+    TooFast,
+    /// 429: too many connections of one device that have not said HELLO.
+    TooManyOfDevice,
     /// 503: no room.
     Full,
+    /// 503: connections come too fast, all together, or hold too much memory before they are ready.
+    Busy,
     /// 503: on the way out.
     Stopping,
+    /// 400: a proxy that does not tell of its client, or a client that claims to be one.
+    Proxy(&'static str),
 }
 
 impl Refusal {
@@ -49,8 +59,12 @@ impl Refusal {
             Self::UpgradeRequired => "plain-http",
             Self::UnsupportedVersion => "version",
             Self::TooManyFromAddress => "address-limit",
+            Self::TooFast => "address-rate",
+            Self::TooManyOfDevice => "device-limit",
             Self::Full => "full",
+            Self::Busy => "busy",
             Self::Stopping => "stopping",
+            Self::Proxy(_) => "proxy",
         }
     }
 
@@ -74,14 +88,14 @@ impl Refusal {
     /// The status of the response.
     pub(crate) fn code(&self) -> u16 {
         match self {
-            Self::BadHandshake(_) => 400,
+            Self::BadHandshake(_) | Self::Proxy(_) => 400,
             Self::Unauthorized => 401,
             Self::OriginNotAllowed => 403,
             Self::NoSuchPath => 404,
             Self::MethodNotAllowed => 405,
             Self::UpgradeRequired | Self::UnsupportedVersion => 426,
-            Self::TooManyFromAddress => 429,
-            Self::Full | Self::Stopping => 503,
+            Self::TooManyFromAddress | Self::TooFast | Self::TooManyOfDevice => 429,
+            Self::Full | Self::Busy | Self::Stopping => 503,
         }
     }
 
@@ -89,7 +103,7 @@ impl Refusal {
         let upgrade = "Connection: Upgrade, close\r\nUpgrade: websocket\r\n";
         let retry = |seconds: u32| format!("Retry-After: {seconds}\r\n");
         match self {
-            Self::BadHandshake(_) => ("400 Bad Request", String::new()),
+            Self::BadHandshake(_) | Self::Proxy(_) => ("400 Bad Request", String::new()),
             Self::Unauthorized => {
                 ("401 Unauthorized", "WWW-Authenticate: Bearer realm=\"tidegate\"\r\n".to_owned())
             }
@@ -101,6 +115,8 @@ impl Refusal {
                 ("426 Upgrade Required", format!("{upgrade}Sec-WebSocket-Version: 13\r\n"))
             }
             Self::TooManyFromAddress => ("429 Too Many Requests", retry(RETRY_ADDRESS)),
+            Self::TooFast | Self::TooManyOfDevice => ("429 Too Many Requests", retry(RETRY_RATE)),
+            Self::Busy => ("503 Service Unavailable", retry(RETRY_RATE)),
             Self::Full => ("503 Service Unavailable", retry(RETRY_FULL)),
             Self::Stopping => ("503 Service Unavailable", retry(RETRY_STOPPING)),
         }
@@ -109,7 +125,7 @@ impl Refusal {
     /// One line that says why.
     pub(crate) fn body(&self) -> &'static str {
         match self {
-            Self::BadHandshake(why) => why,
+            Self::BadHandshake(why) | Self::Proxy(why) => why,
             Self::Unauthorized => {
                 "credentials missing or wrong: send Authorization: Bearer TOKEN, the subprotocol \
                  bearer.TOKEN, or this device's client certificate, as the gateway is set up"
@@ -130,6 +146,13 @@ impl Refusal {
             Self::TooManyFromAddress => {
                 "too many connections from this address: close some or try again later"
             }
+            Self::TooFast => {
+                "connections from this address come too fast: wait longer between attempts"
+            }
+            Self::TooManyOfDevice => {
+                "too many connections of this device have not said HELLO: connect once, and say it"
+            }
+            Self::Busy => "the gateway has too many connections to begin at once: try again later",
             Self::Full => "the gateway has no room for another connection: try again later",
             Self::Stopping => "the gateway is shutting down: try again in a moment",
         }
@@ -152,8 +175,12 @@ mod tests {
             Refusal::UpgradeRequired,
             Refusal::UnsupportedVersion,
             Refusal::TooManyFromAddress,
+            Refusal::TooFast,
+            Refusal::TooManyOfDevice,
             Refusal::Full,
+            Refusal::Busy,
             Refusal::Stopping,
+            Refusal::Proxy("why"),
         ];
         let labels = all.iter().map(Refusal::label).chain(["timeout", "tls"]);
         assert!(labels.eq(REFUSALS), "in the order of the list in metrics");

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 
 use super::refusal::Refusal;
 use crate::core::ids::DeviceId;
+use crate::core::proxy;
 
 /// The subprotocol.
 pub(crate) const PROTOCOL: &str = "tidegate.v1";
@@ -18,6 +19,10 @@ pub(crate) const PROTOCOL: &str = "tidegate.v1";
 pub(crate) const HEAD_MAX: usize = 8 * 1024;
 /// Most header lines.
 const HEADERS_MAX: usize = 64;
+
+/// What is wrong with a PROXY header where none is expected.
+pub(crate) const UNLISTED_PROXY: &str = "a PROXY header from a peer that is not in \
+    devices.trusted_proxies, or not as devices.proxy_header says";
 
 const PATH: &str = "/v1/devices/";
 const BEARER_PROTOCOL: &str = "bearer.";
@@ -30,6 +35,8 @@ pub(crate) struct Request<'a> {
     pub(crate) key: &'a str,
     /// `Origin`: browsers always send it, others seldom.
     pub(crate) origin: Option<&'a [u8]>,
+    /// The lines of `X-Forwarded-For`; whether to believe them is another matter.
+    pub(crate) forwarded: Vec<&'a [u8]>,
     /// The token. Not to be logged.
     pub(crate) token: Option<&'a str>,
 }
@@ -62,6 +69,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Head<'_>, Refusal> {
         Ok(httparse::Status::Partial) => return Ok(Head::Partial),
         Err(httparse::Error::TooManyHeaders) => {
             return Err(Refusal::BadHandshake("bad handshake: more than 64 header lines"));
+        }
+        Err(_) if proxy::is_header(bytes) => {
+            return Err(Refusal::Proxy(UNLISTED_PROXY));
         }
         Err(_) => return Err(Refusal::BadHandshake("bad handshake: not an HTTP/1.1 request")),
     };
@@ -134,7 +144,8 @@ fn upgrade<'a>(device: DeviceId, headers: &[httparse::Header<'a>]) -> Result<Req
         None => protocols.find_map(|protocol| protocol.strip_prefix(BEARER_PROTOCOL)),
     };
     let origin = values(headers, "Origin").next();
-    Ok(Request { device, key, origin, token })
+    let forwarded = values(headers, "X-Forwarded-For").collect();
+    Ok(Request { device, key, origin, forwarded, token })
 }
 
 fn bearer(authorization: &str) -> Option<&str> {

@@ -9,6 +9,7 @@ use crate::config::registry::{Credential, Registry};
 use crate::core::ids::{DeviceId, SessionId};
 use crate::core::policy::Permissions;
 use crate::core::session::{Close, REPLACED, REVOKED};
+use crate::host::revoked::{CertificateId, Revoked};
 use crate::ports::{Link, Outbound};
 
 /// How a device proved who it is; to find out later whether that still holds.
@@ -18,8 +19,8 @@ pub(crate) enum Proof {
     Unasked,
     /// With a token of the registry.
     Token(Credential),
-    /// With a client certificate.
-    Certificate,
+    /// With this client certificate.
+    Certificate(CertificateId),
 }
 
 impl Proof {
@@ -34,7 +35,7 @@ impl Proof {
         registry: &Registry,
         device: &DeviceId,
         token: Option<&str>,
-        certified: bool,
+        certified: Option<CertificateId>,
         now: f64,
     ) -> Option<Self> {
         match auth {
@@ -42,7 +43,7 @@ impl Proof {
             Auth::Token => {
                 registry.credential(device, token.unwrap_or_default(), now).map(Self::Token)
             }
-            Auth::Mtls => (certified && admits(registry, device)).then_some(Self::Certificate),
+            Auth::Mtls => certified.filter(|_| admits(registry, device)).map(Self::Certificate),
         }
     }
 
@@ -51,8 +52,13 @@ impl Proof {
         match self {
             Self::Unasked => true,
             Self::Token(credential) => registry.still_valid(credential, device, now),
-            Self::Certificate => admits(registry, device),
+            Self::Certificate(_) => admits(registry, device),
         }
+    }
+
+    /// Whether it was a certificate that is on `revoked`.
+    pub(crate) fn is_withdrawn(&self, revoked: &Revoked) -> bool {
+        matches!(self, Self::Certificate(certificate) if revoked.lists(certificate))
     }
 
     fn is_token(&self) -> bool {
@@ -74,7 +80,9 @@ pub(crate) fn permissions(registry: &Registry, device: &DeviceId) -> Arc<Permiss
 #[derive(Debug, Default)]
 pub(crate) struct Sessions {
     by_device: HashMap<DeviceId, Live>,
-    before_hello: HashMap<SessionId, Arc<Link>>,
+    before_hello: HashMap<SessionId, (DeviceId, Arc<Link>)>,
+    /// How many of those there are of each device.
+    waiting: HashMap<DeviceId, usize>,
 }
 
 #[derive(Debug)]
@@ -86,14 +94,27 @@ struct Live {
 
 impl Sessions {
     /// Adds one that has not said HELLO yet, so that it can be told to close.
-    pub(crate) fn await_hello(&mut self, session: SessionId, link: Arc<Link>) {
-        self.before_hello.insert(session, link);
+    pub(crate) fn await_hello(&mut self, session: SessionId, device: DeviceId, link: Arc<Link>) {
+        *self.waiting.entry(device.clone()).or_default() += 1;
+        self.before_hello.insert(session, (device, link));
+    }
+
+    /// How many connections of `device` have not said HELLO.
+    pub(crate) fn waiting(&self, device: &DeviceId) -> usize {
+        self.waiting.get(device).copied().unwrap_or(0)
     }
 
     /// It will not say HELLO any more, or has said it.
     pub(crate) fn await_hello_no_more(&mut self, session: SessionId) {
-        self.before_hello.remove(&session);
+        let Some((device, _)) = self.before_hello.remove(&session) else { return };
         shrink(&mut self.before_hello);
+        if let Some(count) = self.waiting.get_mut(&device) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting.remove(&device);
+                shrink(&mut self.waiting);
+            }
+        }
     }
 
     /// HELLO was said; the device's session before this one, if any, is told to close.
@@ -139,10 +160,28 @@ impl Sessions {
             .count()
     }
 
+    /// Closes every session whose certificate is on `revoked`.
+    pub(crate) fn withdraw(&self, revoked: &Revoked) {
+        for (device, live) in &self.by_device {
+            if live.proof.is_withdrawn(revoked) {
+                tracing::info!(%device, "certificate withdrawn: closing its connection");
+                close(&live.link, withdrawn());
+            }
+        }
+    }
+
+    /// Lets those connections look again at what their device may do whose limits are `other` ones
+    /// now: one that waits for its rate would not see it otherwise.
+    pub(crate) fn nudge(&self, other: impl Fn(&DeviceId) -> bool) {
+        let changed = self.by_device.iter().filter(|(device, _)| other(device));
+        changed.for_each(|(_, live)| live.link.nudge());
+    }
+
     /// Tells every connection to close.
     pub(crate) fn close_all(&self, reason: &Close) {
         let live = self.by_device.values().map(|live| &live.link);
-        live.chain(self.before_hello.values()).for_each(|link| close(link, reason.clone()));
+        live.chain(self.before_hello.values().map(|(_, link)| link))
+            .for_each(|link| close(link, reason.clone()));
     }
 }
 
@@ -156,6 +195,11 @@ fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
 /// What a session is told whose credentials do not hold any more.
 pub(crate) fn revoked() -> Close {
     Close::new(REVOKED, "credentials revoked: the token was replaced or the device removed")
+}
+
+/// What a session is told whose certificate was withdrawn.
+pub(crate) fn withdrawn() -> Close {
+    Close::new(REVOKED, "credentials revoked: the certificate is on the revocation list")
 }
 
 fn close(link: &Link, Close { code, reason }: Close) {

@@ -5,20 +5,26 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Bytes;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
+use super::heads::Heads;
 use super::refusal::Refusal;
 use super::sessions::Sessions;
+use super::turns::Turns;
 use crate::config::registry::Registry;
-use crate::config::{Auth, Devices, Rate};
+use crate::config::{Auth, Devices, Proxies, ProxyHeader, Rate};
 use crate::core::clock::Moment;
 use crate::core::ids::{DeviceId, SessionId};
+use crate::core::pace::{Pace, Paces};
+use crate::core::policy::OwnLimits;
+use crate::core::proxy::BadProxy;
 use crate::core::quota::{Connections, Origin, TokenBucket, TooMany};
 use crate::core::senml::Limits;
 use crate::core::session::Rules;
+use crate::host::revoked::Revoked;
 use crate::metrics::{Metrics, Reason};
 use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock};
 
@@ -27,6 +33,14 @@ use crate::ports::{Budget, Clock, DeviceSender, Feed, Refused, RefusedKind, lock
 const MAX_AHEAD: f64 = 86_400.0;
 /// TLS handshakes at a time; each holds some 30 KiB.
 const TLS_AT_A_TIME: usize = 256;
+/// How long a TLS handshake may take while others wait for their turn. Without others it has all
+/// of `devices.hello_timeout`.
+const TLS_SHARE: Duration = Duration::from_secs(2);
+/// Connections over a limit that get to hear so over TLS, per second: each costs a handshake, which
+/// is what the limits are to save. Others are just dropped.
+const TOLD_BY_TLS: f64 = 20.0;
+/// Connections of one device that have not said HELLO.
+const WAITING_PER_DEVICE: usize = 4;
 /// Connections over a limit that get to hear so at a time; others are just dropped.
 const REFUSED_AT_A_TIME: usize = 64;
 /// Read buffer of a connection in bytes, which it always keeps. Bytes get there from one that all
@@ -38,6 +52,8 @@ const WRITE_BUFFER: usize = 4096;
 const FRAGMENTS: usize = 1024;
 /// The longest header of a fragment, in bytes.
 const FRAGMENT_HEADER: usize = 14;
+/// The code under which it is shown that a device is over its rate, as HTTP has it.
+const SLOWED: u64 = 429;
 
 /// What the listener needs of the rest of the program.
 #[derive(Clone)]
@@ -58,6 +74,13 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
 }
 
+/// What a device has sent too much of in too short a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Excess {
+    Batches,
+    Bytes,
+}
+
 pub(crate) struct Shared {
     pub(crate) context: Context,
     pub(crate) rules: Rules,
@@ -66,10 +89,18 @@ pub(crate) struct Shared {
     pub(crate) allowed_origins: Vec<String>,
     pub(crate) hello_timeout: Duration,
     pub(crate) sessions: Mutex<Sessions>,
-    pub(crate) tls_turns: Semaphore,
+    pub(crate) tls_turns: Arc<Turns>,
+    /// Client certificates that were withdrawn.
+    pub(crate) revoked: watch::Receiver<Arc<Revoked>>,
+    pub(crate) heads: Heads,
+    pub(crate) proxies: Proxies,
+    pub(crate) write_timeout: Duration,
     rate: Rate,
     started: Instant,
     connections: Mutex<Connections>,
+    paces: Mutex<Paces>,
+    told_by_tls: Mutex<TokenBucket>,
+    proxy_warned: AtomicBool,
     emptied: Notify,
     refusing: AtomicUsize,
     next_session: AtomicU64,
@@ -79,7 +110,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: &Devices, context: Context) -> Self {
+    pub(crate) fn new(
+        settings: &Devices,
+        context: Context,
+        revoked: watch::Receiver<Arc<Revoked>>,
+    ) -> Self {
         let max_connections = settings.max_connections;
         let websocket = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
@@ -102,13 +137,34 @@ impl Shared {
             allowed_origins: settings.allowed_origins.clone(),
             hello_timeout: settings.hello_timeout,
             sessions: Mutex::default(),
-            tls_turns: Semaphore::new(TLS_AT_A_TIME),
+            tls_turns: Arc::new(Turns::new(
+                TLS_AT_A_TIME,
+                TLS_SHARE.min(settings.hello_timeout / 2),
+            )),
+            revoked,
+            heads: Heads::default(),
+            proxies: settings.proxies.clone(),
+            write_timeout: settings.write_timeout,
             rate: settings.rate,
             started: Instant::now(),
             connections: Mutex::new(Connections::new(
                 max_connections,
                 settings.max_connections_per_address,
             )),
+            // A fleet that comes back after a power cut comes all at once.
+            paces: Mutex::new(Paces::new(
+                Pace {
+                    rate: settings.max_handshakes_per_second.into(),
+                    burst: max_connections as f64,
+                },
+                Pace {
+                    rate: settings.max_handshakes_per_second_per_address.into(),
+                    burst: settings.max_connections_per_address as f64,
+                },
+                Duration::ZERO,
+            )),
+            told_by_tls: Mutex::new(TokenBucket::new(TOLD_BY_TLS, TOLD_BY_TLS, Duration::ZERO)),
+            proxy_warned: AtomicBool::new(false),
             emptied: Notify::new(),
             refusing: AtomicUsize::new(0),
             next_session: AtomicU64::new(1),
@@ -150,8 +206,49 @@ impl Shared {
         SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// For the batches of one device.
     pub(crate) fn bucket(&self) -> TokenBucket {
         TokenBucket::new(self.rate.batches_per_second, self.rate.burst, self.now())
+    }
+
+    /// How many batches per second a device may send in the long run, and how many at once.
+    pub(crate) fn rate_of(&self, own: &OwnLimits) -> Rate {
+        Rate {
+            batches_per_second: own.batches_per_second.unwrap_or(self.rate.batches_per_second),
+            burst: own.burst.unwrap_or(self.rate.burst),
+            ..self.rate
+        }
+    }
+
+    /// Shows that a device is read more slowly than it sends.
+    pub(crate) fn show_slowed(&self, device: &DeviceId, own: &OwnLimits, with: Excess) {
+        let Rate { batches_per_second, burst, bytes_per_second, burst_bytes } = self.rate_of(own);
+        let rate = match (with, own.batches_per_second.or(own.burst)) {
+            (Excess::Batches, Some(_)) => {
+                format!(
+                    "{batches_per_second} batches a second with a burst of {burst} (rate in the registry)"
+                )
+            }
+            (Excess::Batches, None) => {
+                format!(
+                    "{batches_per_second} batches a second with a burst of {burst} (devices.rate)"
+                )
+            }
+            (Excess::Bytes, _) => {
+                format!(
+                    "{bytes_per_second} bytes a second with a burst of {burst_bytes} (devices.rate)"
+                )
+            }
+        };
+        let reason = format!("sends faster than {rate}: read more slowly, nothing is lost");
+        let (kind, code, time) = (RefusedKind::Rate, SLOWED, self.unix());
+        self.context.feed.refused(device, &Refused { kind, code, reason: &reason, time });
+    }
+
+    /// For its bytes.
+    pub(crate) fn byte_bucket(&self) -> TokenBucket {
+        let Rate { bytes_per_second, burst_bytes, .. } = self.rate;
+        TokenBucket::new(bytes_per_second as f64, burst_bytes as f64, self.now())
     }
 
     /// Bytes that may arrive for one message.
@@ -219,17 +316,68 @@ impl Shared {
 
     // ------------------------------------------------------------ room
 
-    /// Counts one more connection.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Slot, Refusal> {
-        let origin = Origin::of(address);
-        match lock(&self.connections).open(origin) {
-            Ok(()) => {
-                self.context.metrics.device_connections.inc();
-                Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) })
+    /// Counts one more connection from `address`; `None`: from behind a proxy, and
+    /// [`Slot::place`] follows.
+    pub(crate) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Slot, Refusal> {
+        let origin = address.map(Origin::of);
+        {
+            let (mut connections, mut paces) = (lock(&self.connections), lock(&self.paces));
+            match origin {
+                None => connections.open_unplaced(),
+                Some(origin) => connections.open(origin),
             }
-            Err(TooMany::FromOrigin) => Err(Refusal::TooManyFromAddress),
-            Err(TooMany::Total) => Err(Refusal::Full),
+            .map_err(too_many)?;
+            let now = self.now();
+            let pace = origin.map_or(Ok(()), |origin| paces.one_of(origin, now));
+            if let Err(too_many) = pace.and_then(|()| paces.any(now)) {
+                connections.close(origin);
+                return Err(too_fast(too_many));
+            }
         }
+        self.context.metrics.device_connections.inc();
+        Ok(Slot { shared: Arc::clone(self), kind: Kind::Admitted(origin) })
+    }
+
+    /// Whether another connection over a limit may cost a TLS handshake.
+    pub(crate) fn may_tell_by_tls(&self) -> bool {
+        let now = self.now();
+        let mut bucket = lock(&self.told_by_tls);
+        let may = bucket.available(now) > 0;
+        if may {
+            bucket.take(1, now);
+        }
+        may
+    }
+
+    /// Whether one more connection of `device` may be opened.
+    ///
+    /// # Errors
+    /// When too many of it have not said HELLO.
+    pub(crate) fn admit_device(&self, device: &DeviceId) -> Result<(), Refusal> {
+        let waiting = lock(&self.sessions).waiting(device);
+        if waiting < WAITING_PER_DEVICE { Ok(()) } else { Err(Refusal::TooManyOfDevice) }
+    }
+
+    /// What a proxy that cannot be understood is answered; the operator hears of the first.
+    pub(crate) fn misled(&self, proxy: IpAddr, bad: BadProxy) -> Refusal {
+        if !self.proxy_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %proxy,
+                reason = %bad,
+                "a proxy of devices.trusted_proxies does not tell where its clients are, and they \
+                 are refused: set it up for devices.proxy_header, or take it out of the list"
+            );
+        }
+        Refusal::Proxy(match self.proxies.header {
+            ProxyHeader::ProxyProtocol => {
+                "the PROXY header of version 2 that devices.proxy_header asks for is missing or \
+                 cannot be used"
+            }
+            ProxyHeader::XForwardedFor => {
+                "the X-Forwarded-For that devices.proxy_header asks for is missing or is not a \
+                 list of IP addresses"
+            }
+        })
     }
 
     /// Counts one more connection that is over a limit and shall hear so; `None` if even that is
@@ -257,6 +405,20 @@ impl Shared {
     }
 }
 
+fn too_many(too_many: TooMany) -> Refusal {
+    match too_many {
+        TooMany::FromOrigin => Refusal::TooManyFromAddress,
+        TooMany::Total => Refusal::Full,
+    }
+}
+
+fn too_fast(too_many: TooMany) -> Refusal {
+    match too_many {
+        TooMany::FromOrigin => Refusal::TooFast,
+        TooMany::Total => Refusal::Busy,
+    }
+}
+
 /// A connection's place in the counts; dropped when the connection is closed.
 pub(crate) struct Slot {
     shared: Arc<Shared>,
@@ -264,8 +426,22 @@ pub(crate) struct Slot {
 }
 
 enum Kind {
-    Admitted(Origin),
+    Admitted(Option<Origin>),
     ToRefuse,
+}
+
+impl Slot {
+    /// Where a connection from behind a proxy comes from.
+    ///
+    /// # Errors
+    /// When there are too many from there, or they come too fast.
+    pub(crate) fn place(&mut self, address: IpAddr) -> Result<(), Refusal> {
+        let Kind::Admitted(place @ None) = &mut self.kind else { return Ok(()) };
+        let origin = Origin::of(address);
+        lock(&self.shared.connections).place(origin).map_err(too_many)?;
+        *place = Some(origin);
+        lock(&self.shared.paces).one_of(origin, self.shared.now()).map_err(too_fast)
+    }
 }
 
 impl Drop for Slot {

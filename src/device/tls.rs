@@ -7,13 +7,17 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::core::ids::DeviceId;
+use crate::host::revoked::CertificateId;
 
-/// Whether the client certificate of `stream`, checked against `client_ca`, is `device`'s: its
-/// subject's CN or one of its DNS names is the id, letter by letter.
-pub(crate) fn certifies(stream: &TlsStream<TcpStream>, device: &DeviceId) -> bool {
+/// Which client certificate `stream` showed, if it is `device`'s: its subject's CN or one of its DNS
+/// names is the id, letter by letter. It was checked against `client_ca` in the handshake.
+pub(crate) fn certificate_of(
+    stream: &TlsStream<TcpStream>,
+    device: &DeviceId,
+) -> Option<CertificateId> {
     let (_, connection) = stream.get_ref();
-    let leaf = connection.peer_certificates().and_then(<[_]>::first);
-    leaf.is_some_and(|leaf| names(leaf, device.as_str()))
+    let leaf = connection.peer_certificates().and_then(<[_]>::first)?;
+    names(leaf, device.as_str()).then(|| CertificateId::of(leaf)).flatten()
 }
 
 fn names(certificate: &CertificateDer<'_>, id: &str) -> bool {

@@ -64,7 +64,9 @@ impl TurnedAway {
             Why::NoRoom(refusal) => {
                 let setting = match refusal {
                     Refusal::TooManyFromAddress => " (devices.max_connections_per_address)",
+                    Refusal::TooFast => " (devices.max_handshakes_per_second_per_address)",
                     Refusal::Full => " (devices.max_connections)",
+                    Refusal::Busy => " (devices.max_handshakes_per_second)",
                     _ => "",
                 };
                 (refusal.code(), format!("{}{setting}", refusal.body()))

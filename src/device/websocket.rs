@@ -16,6 +16,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketC
 
 use super::socket::Socket;
 
+/// The header of a control frame from a client, in bytes (RFC 6455 section 5.2: two and the mask).
+const CONTROL_HEADER: usize = 6;
 /// Most bytes that one system call brings.
 const BURST: usize = 16 * 1024;
 
@@ -30,10 +32,13 @@ pub(crate) struct WebSocket<S = Socket> {
     context: WebSocketContext,
     /// What has arrived and was not looked at, because there was no room for more messages.
     unread: Vec<u8>,
-    /// Bytes that may be taken before a message is complete.
-    left: usize,
+    /// Bytes that may be taken before a message is complete. Below zero where bytes that came with
+    /// them were taken along.
+    left: isize,
     /// The same when a message begins.
-    allowance: usize,
+    allowance: isize,
+    /// Bytes that the socket has taken since the beginning.
+    written: u64,
 }
 
 /// The error of a read when a message has too many fragments. It is inside an [`io::Error`].
@@ -43,6 +48,11 @@ pub(crate) struct WebSocket<S = Socket> {
 #[derive(Debug, thiserror::Error)]
 #[error("a message in too many fragments")]
 pub(crate) struct TooManyFragments;
+
+/// Nothing that is counted here comes near the end of either type.
+fn signed(count: usize) -> isize {
+    isize::try_from(count).unwrap_or(isize::MAX)
+}
 
 /// One go at reading: messages come out of it until nothing has arrived any more.
 pub(crate) struct Reading<'a, S = Socket> {
@@ -54,6 +64,8 @@ pub(crate) struct Reading<'a, S = Socket> {
 struct Arrivals<'a> {
     left_over: Vec<u8>,
     taken: usize,
+    /// Bytes that were taken in this go.
+    count: usize,
     buffer: &'a mut [u8],
     from: usize,
     to: usize,
@@ -68,14 +80,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         allowance: usize,
     ) -> Self {
         let context = WebSocketContext::new(Role::Server, Some(config));
-        Self { socket, context, unread: early, left: allowance, allowance }
+        let allowance = signed(allowance);
+        Self { socket, context, unread: early, left: allowance, allowance, written: 0 }
     }
 
     /// Calls `read` with what reads messages.
     pub(crate) fn read<T>(&mut self, read: impl FnOnce(&mut Reading<'_, S>) -> T) -> T {
         ARRIVALS.with_borrow_mut(|buffer| {
             let left_over = std::mem::take(&mut self.unread);
-            let arrivals = Arrivals { left_over, taken: 0, buffer, from: 0, to: 0 };
+            let arrivals = Arrivals { left_over, taken: 0, count: 0, buffer, from: 0, to: 0 };
             let mut reading = Reading { websocket: self, arrivals };
             let result = read(&mut reading);
             let Reading { websocket, arrivals } = reading;
@@ -86,8 +99,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Adds `message` to what is to be sent; it goes with the next flush, or before.
     pub(crate) fn queue(&mut self, cx: &mut Context<'_>, message: Message) -> Result<(), Error> {
-        let Self { socket, context, .. } = self;
-        match context.write(&mut Io { socket, cx, source: None }, message) {
+        let Self { socket, context, written, .. } = self;
+        match context.write(&mut Io { socket, cx, written, source: None }, message) {
             // It was taken all the same.
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => result,
@@ -96,13 +109,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Sends what is queued, pongs and the answer to a Close included.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { socket, context, .. } = self;
-        match context.flush(&mut Io { socket, cx, source: None }) {
+        let Self { socket, context, written, .. } = self;
+        match context.flush(&mut Io { socket, cx, written, source: None }) {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             // The closing handshake is complete with this.
             Err(Error::ConnectionClosed) => Poll::Ready(Ok(())),
             result => Poll::Ready(result),
         }
+    }
+
+    /// Bytes that the socket has taken since the beginning.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// The socket alone.
@@ -112,14 +130,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Reading<'_, S> {
+    /// Bytes that this go has taken, of whole messages and of parts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.arrivals.count
+    }
+
     /// The next message; `Pending` when all that has arrived is read.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Error>> {
-        let WebSocket { socket, context, left, allowance, .. } = &mut *self.websocket;
+        let WebSocket { socket, context, left, allowance, written, .. } = &mut *self.websocket;
         let source = Some(Source { arrivals: &mut self.arrivals, left });
-        match context.read(&mut Io { socket, cx, source }) {
+        match context.read(&mut Io { socket, cx, written, source }) {
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
             Ok(message) => {
-                *left = *allowance;
+                *left = match &message {
+                    // They may stand between the fragments of a message, and must not make its
+                    // allowance new.
+                    Message::Ping(control) | Message::Pong(control) => {
+                        (*left + signed(control.len() + CONTROL_HEADER)).min(*allowance)
+                    }
+                    _ => *allowance,
+                };
                 Poll::Ready(Ok(message))
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -136,6 +166,7 @@ impl Arrivals<'_> {
     }
 
     fn take(&mut self, count: usize) {
+        self.count += count;
         if self.taken < self.left_over.len() {
             self.taken += count;
         } else {
@@ -157,12 +188,13 @@ impl Arrivals<'_> {
 struct Io<'a, 'b, 'c, S> {
     socket: &'a mut S,
     cx: &'a mut Context<'b>,
+    written: &'a mut u64,
     source: Option<Source<'a, 'c>>,
 }
 
 struct Source<'a, 'b> {
     arrivals: &'a mut Arrivals<'b>,
-    left: &'a mut usize,
+    left: &'a mut isize,
 }
 
 impl<S: AsyncRead + Unpin> Read for Io<'_, '_, '_, S> {
@@ -170,7 +202,7 @@ impl<S: AsyncRead + Unpin> Read for Io<'_, '_, '_, S> {
         let Some(Source { arrivals, left }) = &mut self.source else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        if **left == 0 {
+        if **left <= 0 {
             return Err(io::Error::other(TooManyFragments));
         }
         if arrivals.peek().is_empty() {
@@ -187,7 +219,7 @@ impl<S: AsyncRead + Unpin> Read for Io<'_, '_, '_, S> {
             to.copy_from_slice(from);
         }
         arrivals.take(count);
-        **left = left.saturating_sub(count);
+        **left -= signed(count);
         Ok(count)
     }
 }
@@ -196,7 +228,11 @@ impl<S: AsyncWrite + Unpin> Write for Io<'_, '_, '_, S> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match Pin::new(&mut *self.socket).poll_write(self.cx, buf) {
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-            Poll::Ready(written) => written,
+            Poll::Ready(written) => {
+                let written = written?;
+                *self.written += written as u64;
+                Ok(written)
+            }
         }
     }
 

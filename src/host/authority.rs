@@ -132,13 +132,24 @@ impl Authority {
             signer(&pair, now)?
         };
         let folder = folder.to_owned();
-        Ok((Self { folder, certificate, key, now, _turn: turn }, new))
+        let authority = Self { folder, certificate, key, now, _turn: turn };
+        if new {
+            // Empty, so that a gateway can have it as devices.tls.crl from the first day on.
+            authority.write_list(1, Vec::new())?;
+        }
+        Ok((authority, new))
     }
 
     /// Where its own certificate is, which whoever checks others needs.
     #[must_use]
     pub fn certificate(&self) -> PathBuf {
         pair(&self.folder, "ca").cert
+    }
+
+    /// Where the list of withdrawn certificates is.
+    #[must_use]
+    pub fn list(&self) -> PathBuf {
+        self.folder.join("revoked.crl")
     }
 
     /// Whether there is a certificate for servers.
@@ -188,7 +199,7 @@ impl Authority {
     pub fn revoke(&self, device: &DeviceId) -> Result<PathBuf, AuthorityError> {
         let pair = pair(&self.folder.join("devices"), device.as_str());
         let serial = serial_of(&pair.cert)?;
-        let list = self.folder.join("revoked.crl");
+        let list = self.list();
         let (number, mut revoked) = read_list(&list)?;
         revoked.push(RevokedCertParams {
             serial_number: SerialNumber::from_slice(&serial),
@@ -196,16 +207,7 @@ impl Authority {
             reason_code: Some(RevocationReason::Unspecified),
             invalidity_date: None,
         });
-        let params = CertificateRevocationListParams {
-            this_update: moment(self.now),
-            next_update: moment(self.now + u64::from(LIST_DAYS) * DAY),
-            crl_number: SerialNumber::from(number + 1),
-            issuing_distribution_point: None,
-            revoked_certs: revoked,
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        let signed = params.signed_by(&self.certificate, &self.key)?.pem()?;
-        guarded::replace(&list, signed.as_bytes())?;
+        self.write_list(number + 1, revoked)?;
         for path in [&pair.cert, &pair.key] {
             let aside = path.with_extension(match path.extension() {
                 Some(kind) => format!("{}.revoked-{}", kind.to_string_lossy(), self.now),
@@ -217,6 +219,23 @@ impl Authority {
             })?;
         }
         Ok(list)
+    }
+
+    fn write_list(
+        &self,
+        number: u64,
+        revoked_certs: Vec<RevokedCertParams>,
+    ) -> Result<(), AuthorityError> {
+        let params = CertificateRevocationListParams {
+            this_update: moment(self.now),
+            next_update: moment(self.now + u64::from(LIST_DAYS) * DAY),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = params.signed_by(&self.certificate, &self.key)?.pem()?;
+        Ok(guarded::replace(&self.list(), signed.as_bytes())?)
     }
 
     fn issue(
@@ -450,7 +469,7 @@ mod tests {
             }
         }
         let (number, revoked) = read_list(&folder.path().join("revoked.crl")).unwrap();
-        assert_eq!((number, revoked.len()), (3, 3));
+        assert_eq!((number, revoked.len()), (4, 3));
         assert!(authority.revoke(&id("c")).is_err(), "there is no such certificate");
     }
 

@@ -13,6 +13,8 @@ pub mod logging;
 pub mod machine;
 pub mod notify;
 pub mod panics;
+pub mod proxied;
+pub mod revoked;
 pub mod signals;
 pub mod sockets;
 pub mod tail;

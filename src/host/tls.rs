@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
@@ -16,6 +17,7 @@ use tokio_rustls::rustls::pki_types::{
 use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
 
+use super::revoked::Revoked;
 use crate::config::Tls;
 use crate::ports::lock;
 
@@ -85,6 +87,7 @@ pub enum TlsError {
 pub struct TlsSlot {
     settings: Tls,
     current: Arc<Mutex<Arc<ServerConfig>>>,
+    revoked: watch::Sender<Arc<Revoked>>,
 }
 
 impl TlsSlot {
@@ -94,8 +97,10 @@ impl TlsSlot {
     /// # Errors
     /// When a file cannot be read or used.
     pub fn load(settings: &Tls) -> Result<Self, TlsError> {
-        let current = Arc::new(Mutex::new(Arc::new(server_config(settings)?)));
-        Ok(Self { settings: settings.clone(), current })
+        let (config, revoked) = server_config(settings)?;
+        let current = Arc::new(Mutex::new(Arc::new(config)));
+        let revoked = watch::Sender::new(Arc::new(revoked));
+        Ok(Self { settings: settings.clone(), current, revoked })
     }
 
     /// Reads the files again, for connections from now on.
@@ -103,9 +108,20 @@ impl TlsSlot {
     /// # Errors
     /// When a file cannot be read or used; the certificate stays as it was.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let fresh = Arc::new(server_config(&self.settings)?);
-        *lock(&self.current) = fresh;
+        let (config, revoked) = server_config(&self.settings)?;
+        *lock(&self.current) = Arc::new(config);
+        self.revoked.send_if_modified(|current| {
+            let changed = **current != revoked;
+            *current = Arc::new(revoked);
+            changed
+        });
         Ok(())
+    }
+
+    /// The client certificates that were withdrawn, as the list says, now and whenever it changes.
+    #[must_use]
+    pub fn revoked(&self) -> watch::Receiver<Arc<Revoked>> {
+        self.revoked.subscribe()
     }
 
     /// What the next connection gets.
@@ -195,7 +211,8 @@ fn pair(cert: &Path, key: &Path, source: rustls::Error) -> TlsError {
     TlsError::Pair { cert: cert.to_owned(), key: key.to_owned(), source }
 }
 
-fn server_config(tls: &Tls) -> Result<ServerConfig, TlsError> {
+fn server_config(tls: &Tls) -> Result<(ServerConfig, Revoked), TlsError> {
+    let mut withdrawn = Revoked::default();
     let chain = certificates(&tls.cert)?;
     let key = private_key(&tls.key)?;
     let provider = Arc::new(ring::default_provider());
@@ -209,8 +226,10 @@ fn server_config(tls: &Tls) -> Result<ServerConfig, TlsError> {
             if let Some(path) = &tls.crl {
                 // An authority above may have no list of its own, and one that nobody renewed in
                 // time must not shut out every device: then those on it stay out.
+                let lists = revocations(path)?;
+                withdrawn = Revoked::on(&lists);
                 verifier = verifier
-                    .with_crls(revocations(path)?)
+                    .with_crls(lists)
                     .only_check_end_entity_revocation()
                     .allow_unknown_revocation_status();
             }
@@ -227,7 +246,7 @@ fn server_config(tls: &Tls) -> Result<ServerConfig, TlsError> {
     // memory, and their key goes with this configuration, so a reload ends them.
     config.ticketer = ring::Ticketer::new()?;
     config.send_tls13_tickets = 1;
-    Ok(config)
+    Ok((config, withdrawn))
 }
 
 fn describe(error: &pem::Error) -> String {

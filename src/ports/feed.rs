@@ -48,6 +48,8 @@ pub enum RefusedKind {
     Batch,
     /// A connection, at the handshake or later with a Close frame.
     Connection,
+    /// Nothing, it is read more slowly than it sends: over its rate. The code is 429.
+    Rate,
 }
 
 /// Several feeds as one.

@@ -219,3 +219,17 @@ fn the_reader_of_sources_sees_what_it_should() {
     assert!(!names("use unsled::Db; x::sled::y", "sled"));
     assert_eq!(code(r#"f('"', "a\"b") // c"#), "f(, ) ");
 }
+
+#[test]
+fn there_is_one_crypto_provider() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lock = std::fs::read_to_string(root.join("Cargo.lock")).unwrap();
+    let bans = std::fs::read_to_string(root.join("deny.toml")).unwrap();
+    let has = |name: &str| lock.contains(&format!("name = \"{name}\"\n"));
+    assert!(has("ring") && has("rustls"), "the lock file is read as it is written");
+    for other in ["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "aws-lc-sys"] {
+        assert!(!has(other), "{other} is in the tree: TLS is rustls with ring alone");
+        let banned = format!("crate = \"{other}\"");
+        assert!(bans.contains(&banned), "{other} is not banned in deny.toml");
+    }
+}

@@ -16,6 +16,7 @@ async fn start(adjust: impl FnOnce(Setup) -> Setup) -> Bench {
     let mut rate = toml::Table::new();
     rate.insert("batches_per_second".into(), 100_000.into());
     rate.insert("burst".into(), 100_000.into());
+    rate.insert("bytes_per_second".into(), "1GiB".into());
     Bench::start(|setup| adjust(setup.set("devices.rate", rate))).await
 }
 

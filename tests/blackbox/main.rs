@@ -20,6 +20,8 @@ mod examples;
 #[cfg(test)]
 mod facts;
 #[cfg(test)]
+mod floods;
+#[cfg(test)]
 mod forecast;
 #[cfg(test)]
 mod full_disk;
@@ -56,4 +58,8 @@ mod session;
 #[cfg(test)]
 mod spool_tools;
 #[cfg(test)]
+mod tls;
+#[cfg(test)]
 mod uplink;
+#[cfg(test)]
+mod why;

@@ -86,8 +86,18 @@ async fn an_origin_that_is_not_allowed_is_403() {
     let allowed = toml::Value::Array(vec!["https://app.example".into()]);
     let adjust = |setup: Setup| setup.set("devices.allowed_origins", allowed);
     let (_broker, gateway) = start(adjust).await;
-    for origin in ["https://evil.example", "http://app.example", "https://app.example.evil", "null"]
-    {
+    for origin in [
+        "https://evil.example",
+        "http://app.example",
+        "https://app.example.evil",
+        "https://evil-app.example",
+        "https://app.example:443",
+        "https://app.example:8443",
+        "https://App.example",
+        "https://app.example/",
+        "https://app.example https://evil.example",
+        "null",
+    ] {
         let refusal = refused(gateway.device("kiln-3").header("origin", origin)).await;
         assert_eq!(refusal.status, 403, "{origin}");
         one_line(&refusal.body);

@@ -106,7 +106,16 @@ fn a_device_is_added_listed_rotated_and_removed() {
     assert!(
         lines[0].starts_with("ID") && lines[1].starts_with("a ") && lines[2].starts_with("kiln-3 ")
     );
-    assert!(lines[2].ends_with("temp*,rpm  stop"), "{lines:?}");
+    assert!(lines[2].ends_with("temp*,rpm  stop      -"), "{lines:?}");
+
+    let set = ["device", "set", "kiln-3", "--burst", "7", "--max-records", "9"];
+    assert_eq!(tidegate(&set, &file).status.code(), Some(0));
+    let list = tidegate(&["device", "list"], &file);
+    assert!(stdout(&list).contains("burst 7, 9 records\n"), "{list:?}");
+    for wrong in [&["--burst", "0"][..], &["--max-records", "1.5"], &["--burst", "x"], &[]] {
+        let output = tidegate(&[&["device", "set", "kiln-3"], wrong].concat(), &file);
+        assert!(!output.status.success(), "{wrong:?}");
+    }
 
     let rotated = tidegate(&["device", "rotate", "kiln-3", "--overlap", "10m"], &file);
     assert!(stdout(&rotated).starts_with("tg_") && stdout(&rotated).trim_end() != token);

@@ -56,7 +56,7 @@ tidegate.toml:8: devices.auth: "tokens" is not one of them; did you mean "token"
 tidegate.toml:9: devices.allowed_origins: "a.example" does not begin with https:// or http://; allowed: a list of: https://HOST[:PORT] or http://HOST[:PORT], without a path
 tidegate.toml:10: devices.heartbeat_interval: "30 parsecs" is not a time; write a number and ms, s, m, h or d; allowed: 100ms to 1h
 tidegate.toml:11: devices.window: 0 is out of range; allowed: 1 to 4096
-tidegate.toml:12: devices.max_fram: unknown key; did you mean "max_frame"?; allowed: listen, auth, registry, allowed_origins, max_connections, max_connections_per_address, hello_timeout, heartbeat_interval, heartbeat_timeout, window, max_frame, max_records, max_unsettled, rate, tls
+tidegate.toml:12: devices.max_fram: unknown key; did you mean "max_frame"?; allowed: listen, auth, registry, allowed_origins, max_connections, max_connections_per_address, max_handshakes_per_second, max_handshakes_per_second_per_address, trusted_proxies, proxy_header, hello_timeout, heartbeat_interval, heartbeat_timeout, write_timeout, window, max_frame, max_records, max_unsettled, rate, tls
 tidegate.toml:13: devices.max_frame: "64KB" is not a size; write bytes or KiB, MiB, GiB; allowed: 256 to 16MiB
 tidegate.toml:14: devices.max_records: is a string; allowed: 1 to 65536
 tidegate.toml:15: devices.rate.batches_per_second: 0 is out of range; allowed: 0.001 to 1000000
@@ -134,7 +134,10 @@ fn a_dashboard_beyond_loopback_needs_users_and_a_way_that_is_not_in_the_clear() 
     only(&format!("{users}trusted_proxies = [\"10.0.0.5\"]\n"));
     only("users = \"users.toml\"\n");
     let name = found("users = \"users.toml\"\ntrusted_proxies = [\"proxy\"]\n");
-    assert!(name.contains("\"proxy\" is not an IP address"), "{name}");
+    assert!(name.contains("\"proxy\" is neither; allowed: a list of: an IP address"), "{name}");
+    let way = "trusted_proxies = [\"10.0.0.5\"]\nproxy_header = \"proxy-protocol\"\n";
+    let clear = found(&format!("{users}{way}"));
+    assert!(clear.contains("without TLS passwords would cross the network"), "{clear}");
     let idle = found("session_idle = \"2d\"\nsession_max = \"1d\"\n");
     assert!(idle.contains("dashboard.session_idle: is more than dashboard.session_max"), "{idle}");
 }

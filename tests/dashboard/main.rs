@@ -12,6 +12,7 @@ mod log;
 mod openapi;
 mod panics;
 mod people;
+mod proxies;
 mod refusals;
 mod support;
 mod tls;

@@ -277,7 +277,7 @@ fn signing_in_again_ends_the_session_of_before() {
 #[test]
 fn behind_a_trusted_proxy_with_tls_the_cookie_is_secure_and_bound_to_the_host() {
     let house = House::with(|settings| {
-        settings.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        settings.proxies.trusted = vec!["127.0.0.1/32".parse().unwrap()];
     });
     let proxied = "X-Forwarded-Proto: https\r\nX-Forwarded-For: 192.0.2.7\r\n";
     let answer = house.try_sign_in("viewer", PASSWORD, proxied);
@@ -430,7 +430,7 @@ fn a_role_that_changes_and_a_broken_file_are_dealt_with() {
 #[test]
 fn guessing_gets_slower_for_that_user_from_that_address_only() {
     let house = House::with(|settings| {
-        settings.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        settings.proxies.trusted = vec!["127.0.0.1/32".parse().unwrap()];
     });
     let from = |address: &str| format!("X-Forwarded-For: {address}\r\n");
     let attacker = from("203.0.113.9");

@@ -101,3 +101,40 @@ fn an_address_that_is_taken_is_named_with_its_setting() {
     let text = error.to_string();
     assert!(text.contains(&listen.to_string()) && text.contains("dashboard.listen"), "{text}");
 }
+
+#[test]
+fn a_page_elsewhere_reads_the_api_only_if_it_is_listed_and_never_with_cookies() {
+    let gateway = Gateway::start();
+    let ask = |method: &str, path: &str, origin: &str, more: &str| {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\n{more}");
+        request(gateway.address(), &head)
+    };
+    let listed = "https://panel.example";
+    let answer = ask("GET", "/api/v1/status", listed, "");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("access-control-allow-origin"), Some(listed));
+    assert_eq!(answer.header("vary"), Some("Origin"));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+
+    let wants = |method: &str| format!("Access-Control-Request-Method: {method}\r\n");
+    let asked = ask("OPTIONS", "/api/v1/status", listed, &wants("GET"));
+    assert_eq!(asked.status, 204);
+    assert_eq!(asked.header("access-control-allow-origin"), Some(listed));
+    assert_eq!(asked.header("access-control-allow-methods"), Some("GET"));
+    assert_eq!(asked.header("access-control-allow-headers"), Some("authorization"));
+
+    for (method, path, origin, more) in [
+        ("GET", "/api/v1/status", "https://panel.example:8443", String::new()),
+        ("GET", "/api/v1/status", "http://panel.example", String::new()),
+        ("GET", "/api/v1/status", "null", String::new()),
+        ("GET", "/metrics", listed, String::new()),
+        ("OPTIONS", "/api/v1/devices/a/commands", listed, wants("POST")),
+        ("OPTIONS", "/api/v1/status", "https://evil.example", wants("GET")),
+    ] {
+        let answer = ask(method, path, origin, &more);
+        let allowed = answer.header("access-control-allow-origin");
+        assert_eq!(allowed, None, "{method} {path} {origin}");
+        assert_ne!(answer.status, 204, "{method} {path} {origin}");
+    }
+}

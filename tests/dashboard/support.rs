@@ -12,7 +12,7 @@ use tidegate::config::{self, Settings, Surroundings};
 use tidegate::core::batch::{Batch, Reading, Value};
 use tidegate::core::clock::Base;
 use tidegate::core::ids::DeviceId;
-use tidegate::dashboard::{self, Context, DashboardHandle, Fleet};
+use tidegate::dashboard::{self, Context, DashboardHandle, Fleet, Origins};
 use tidegate::host::tail::{Entry, Tail};
 use tidegate::host::wear::Wear;
 use tidegate::metrics::Metrics;
@@ -133,7 +133,10 @@ pub(crate) fn context(fleet: Fleet) -> Context {
         log: Arc::default(),
         audit: Arc::default(),
         settings: settings(""),
-        allowed_hosts: vec!["gw-1.example".into()],
+        origins: Arc::new(Origins::new(
+            vec!["gw-1.example".into()],
+            vec!["https://panel.example".into()],
+        )),
     }
 }
 

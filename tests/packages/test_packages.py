@@ -88,6 +88,7 @@ class Unpacked(unittest.TestCase):
         self.assertIn("tidegate.service", units)
         there = {path.name for path in (self.root / "usr/lib/systemd/system").iterdir()}
         self.assertEqual(there, units)
+        self.assertIn("tidegate.catalog", os.listdir(self.root / "usr/lib/systemd/catalog"))
         self.assertIn("u tidegate", (self.root / "usr/lib/sysusers.d/tidegate.conf").read_text())
 
     def test_every_command_has_its_page_and_no_page_is_of_anything_else(self):
@@ -203,7 +204,7 @@ class Package(Rooted):
     def test_it_installs_and_works_as_its_own_user(self):
         self.install()
         self.assertEqual(self.mode("/etc/tidegate"), "750 root:tidegate")
-        self.assertEqual(self.mode(CONFIGURATION), "644 root:root")
+        self.assertEqual(self.mode(CONFIGURATION), "640 root:tidegate")
         self.assertEqual(self.mode(REGISTRY), "640 root:tidegate")
         self.assertEqual(self.sh("getent passwd tidegate | cut -d: -f6,7"), "/var/lib/tidegate:/usr/sbin/nologin")
         self.assertEqual(self.sh("systemctl is-enabled tidegate.service"), "enabled")
@@ -233,7 +234,6 @@ class Package(Rooted):
         self.sh(f"""
             tidegate device add kiln-3 >/dev/null
             echo '# mine' >>{CONFIGURATION}
-            chmod 0770 /etc/tidegate
             systemctl disable -q tidegate.service
             systemctl enable -q tidegate.socket
             mkdir -p /var/lib/tidegate && echo kept >/var/lib/tidegate/mark
@@ -245,7 +245,7 @@ class Package(Rooted):
         self.assertEqual(self.sh("dpkg-query -Wf '${db:Status-Abbrev}' tidegate"), "ii")
         self.assertEqual(self.sh(f"tail -n 1 {CONFIGURATION}"), "# mine")
         self.assertEqual(self.sh(f"cat {REGISTRY}"), registry)
-        self.assertEqual(self.mode("/etc/tidegate"), "770 root:tidegate")
+        self.assertEqual(self.mode(CONFIGURATION), "640 root:tidegate")
         self.assertEqual(self.inside("systemctl", "is-enabled", "tidegate.service", check=False).stdout, "disabled\n")
         self.assertEqual(self.sh("systemctl is-enabled tidegate.socket"), "enabled")
         self.assertEqual(self.sh("cat /var/lib/tidegate/mark"), "kept")
@@ -294,6 +294,7 @@ class Tarball(Rooted):
         self.assertEqual(self.mode("/usr/local/bin/tidegate"), "755 root:root")
         self.assertEqual(self.mode("/etc/tidegate"), "750 root:tidegate")
         self.assertEqual(self.mode(REGISTRY), "640 root:tidegate")
+        self.assertEqual(self.mode(CONFIGURATION), "640 root:tidegate")
         self.assertEqual(self.mode("/var/lib/tidegate"), "700 tidegate:tidegate")
         self.assertIn("ExecStart=/usr/local/bin/tidegate", self.sh("cat /etc/systemd/system/tidegate.service"))
         self.assertEqual(self.sh("systemd-analyze verify --man=no /etc/systemd/system/tidegate.service 2>&1"), "")

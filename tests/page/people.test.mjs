@@ -34,7 +34,8 @@ test('nothing is shown before somebody signs in, and everything after, without a
 test('a wrong password is said, and whoever guesses waits', async () => {
   const view = await stage.open('/', { form: true });
   const fault = view.page.locator('.sign-in .fault');
-  await signIn(view, 'an-admin', 'wrong');
+  // Who does not exist, so that nobody of another test has to wait.
+  await signIn(view, 'a-stranger', 'wrong');
   await view.reads(fault, /The user or the password is wrong/);
   while (!/Try again in \d+ s/.test(await fault.textContent())) {
     await view.page.getByRole('button', { name: 'Sign in' }).click();
@@ -43,6 +44,135 @@ test('a wrong password is said, and whoever guesses waits', async () => {
   assert.ok(await view.page.getByRole('button', { name: 'Sign in' }).isDisabled());
   // The browser itself notes each refusal.
   view.complaints.splice(0);
+});
+
+test('the form is one that keyboards and password managers know', async () => {
+  const view = await stage.open('/', { form: true });
+  const { page } = view;
+  const [user, password] = [page.getByLabel('User'), page.getByLabel('Password', { exact: true })];
+  assert.ok(await user.evaluate((field) => field === document.activeElement && field.autocomplete === 'username'));
+  assert.equal(await password.getAttribute('autocomplete'), 'current-password');
+  assert.equal(await password.getAttribute('type'), 'password');
+  await page.getByLabel('Show the password').check();
+  assert.equal(await password.getAttribute('type'), 'text');
+  // Nothing is asked while a field is empty.
+  await user.fill('an-operator');
+  await user.press('Enter');
+  assert.ok(await password.evaluate((field) => field.matches(':invalid')));
+  await password.fill(PASSWORD);
+  await password.press('Enter');
+  await view.live();
+});
+
+test('the wait that the gateway asks for is counted down, and then one may try again', async () => {
+  const view = await stage.open('/', { form: true });
+  const { page } = view;
+  let wait = '3';
+  await page.route('**/api/v1/session', async (route) => {
+    if (route.request().method() !== 'POST' || !wait) return route.fallback();
+    return route.fulfill({ status: 429, headers: { 'retry-after': wait }, json: { error: 'too many' } });
+  });
+  const fault = page.locator('.sign-in .fault');
+  const button = page.getByRole('button', { name: 'Sign in' });
+  await signIn(view, 'an-operator');
+  await view.reads(fault, /Try again in 3 s/);
+  assert.ok(await button.isDisabled());
+  wait = '';
+  await view.reads(fault, /Try again in 1 s/);
+  await view.until(() => !document.querySelector('.sign-in button').disabled);
+  assert.equal(await fault.textContent(), '');
+  await button.click();
+  await view.live();
+  view.forgive();
+});
+
+test('a session that ends covers the page, and signing in again goes on where it was', async () => {
+  const view = await stage.open('/', { form: true });
+  const { page } = view;
+  await signIn(view, 'an-admin');
+  await view.live();
+  await page.locator('[data-device] a, a[data-device]').first().click();
+  const command = page.getByLabel('Command', { exact: true });
+  await command.fill('half-typ');
+  const at = page.url();
+  await page.evaluate(() => { globalThis.sameDocument = true; });
+  // The sessions end with the gateway.
+  await stage.gateway.gateway.kill();
+  await view.link('lost');
+  assert.equal(await page.getByRole('dialog').count(), 0, 'a gateway that is away does not ask who is there');
+  await stage.gateway.startGateway();
+  await page.getByRole('dialog', { name: 'Sign in to rig' }).waitFor();
+  await page.getByText('Your session has ended').waitFor();
+  assert.equal(await page.getByLabel('User').inputValue(), 'an-admin');
+  assert.ok(await page.getByLabel('Password', { exact: true }).evaluate((field) => field === document.activeElement));
+  // What is below is how it was, grey, and cannot be reached.
+  assert.ok(await page.locator('article.reading').count() > 0);
+  assert.equal(await page.locator('.shell').getAttribute('data-link'), 'lost');
+  await command.evaluate((field) => field.focus());
+  assert.ok(await command.evaluate((field) => field !== document.activeElement));
+  await assertAccessible(view);
+
+  await page.getByLabel('Password', { exact: true }).fill(PASSWORD);
+  await page.getByLabel('Password', { exact: true }).press('Enter');
+  await view.live();
+  await page.getByRole('dialog').waitFor({ state: 'detached' });
+  assert.equal(page.url(), at);
+  assert.ok(await page.evaluate(() => globalThis.sameDocument));
+  assert.equal(await command.inputValue(), 'half-typ');
+  await view.until(() => document.activeElement?.name === 'command');
+  view.forgive();
+});
+
+test('while nobody is signed in nothing is asked, and somebody else begins anew', async () => {
+  const view = await stage.open('/#/gateway', { form: true });
+  const { page } = view;
+  await signIn(view, 'an-admin');
+  await page.getByRole('heading', { name: 'Audit log' }).waitFor();
+  await page.evaluate(() => { globalThis.sameDocument = true; });
+  await page.evaluate(async () => {
+    await fetch('/api/v1/session', { method: 'DELETE' });
+  });
+  await page.getByRole('dialog').waitFor();
+  view.forgive();
+  const asked = [];
+  page.on('request', (request) => asked.push(request.url()));
+  // Longer than the view waits before it asks again.
+  await page.waitForFunction((from) => Date.now() > from + 6000, Date.now());
+  assert.deepEqual(asked, []);
+  assert.deepEqual(view.complaints, []);
+
+  await page.getByLabel('User').fill('an-viewer');
+  await page.getByLabel('Password', { exact: true }).fill(PASSWORD);
+  await page.getByLabel('Password', { exact: true }).press('Enter');
+  await page.getByText(/Only operators and admins may see the machine/).waitFor();
+  await view.live();
+  assert.equal(await page.evaluate(() => globalThis.sameDocument), undefined);
+});
+
+test('admins see who did what, newest first; operators do not', async () => {
+  const view = await stage.open('/', { form: true });
+  const { page } = view;
+  await signIn(view, 'an-admin');
+  await view.live();
+  const sent = await page.evaluate(async () => (await fetch('/api/v1/devices/sim-1/commands', {
+    method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"name":"identify"}',
+  })).status);
+  assert.equal(sent, 202);
+  await page.getByRole('link', { name: 'Gateway' }).click();
+  const audit = page.getByRole('region', { name: 'Audit log' });
+  await view.reads(audit.locator('tbody tr').first(), /an-admin admin\s+command\s+identify to sim-1[\s\S]*(queued|delivered|done)\s+127\.0\.0\.1/);
+  await view.reads(audit, /an-admin admin\s+sign-in[\s\S]*ok/);
+  await audit.getByRole('searchbox').fill('IDENTIFY');
+  await view.until(() => [...document.querySelectorAll('.audit tbody tr')].every((row) => /identify/.test(row.textContent)));
+  await assertAccessible(view);
+  assert.ok(!await view.overflows());
+  await page.getByRole('button', { name: 'Sign out' }).click();
+  await page.getByRole('form').waitFor();
+  assert.equal(await page.getByRole('dialog').count(), 0);
+
+  await signIn(view, 'an-operator');
+  await page.getByRole('heading', { name: 'Log', exact: true }).waitFor();
+  assert.equal(await page.getByRole('heading', { name: 'Audit log' }).count(), 0);
 });
 
 test('signing out ends it at once, also in another tab', async () => {
@@ -54,7 +184,16 @@ test('signing out ends it at once, also in another tab', async () => {
   await other.locator('[data-device]').first().waitFor();
   await view.page.getByRole('button', { name: 'Sign out' }).click();
   await view.page.getByRole('form').waitFor();
-  await other.getByRole('form').waitFor();
+  // Nothing of it stays, in either.
+  for (const page of [view.page, other]) {
+    await page.getByRole('form').waitFor();
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    await page.locator('[data-device]').first().waitFor({ state: 'detached' });
+  }
+  // Nor is there more to do in the other tab than in the first one.
+  await signIn(view, 'an-admin');
+  await view.live();
+  await other.locator('[data-device]').first().waitFor();
 });
 
 test('a viewer sees devices, and is told why there is no more', async () => {
@@ -62,10 +201,12 @@ test('a viewer sees devices, and is told why there is no more', async () => {
   await signIn(view, 'an-viewer');
   await view.live();
   await view.page.locator('[data-device] a, a[data-device]').first().click();
-  await view.page.getByText(/Only operators and admins/).waitFor();
+  await view.page.getByText(/Only operators and admins may send commands/).waitFor();
   assert.equal(await view.page.getByRole('button', { name: 'Send' }).count(), 0);
+  // What was commanded is no secret.
+  await view.page.getByRole('heading', { name: 'Last commands' }).waitFor();
   await view.page.getByRole('link', { name: 'Gateway' }).click();
-  await view.page.getByText(/Only operators and admins/).waitFor();
+  await view.page.getByText(/Only operators and admins may see/).waitFor();
 });
 
 test('whoever is removed is out', async () => {

@@ -59,8 +59,11 @@ fn many_stars_do_not_take_exponential_time() {
 fn no_patterns_allow_everything_and_some_allow_only_what_they_match() {
     let all = Permissions::default();
     assert!(all.allows_reading("anything") && all.allows_command("reboot"));
-    let some =
-        Permissions { readings: patterns(&["temp*", "pump/?"]), commands: patterns(&["reboot"]) };
+    let some = Permissions {
+        readings: patterns(&["temp*", "pump/?"]),
+        commands: patterns(&["reboot"]),
+        ..Permissions::default()
+    };
     assert!(some.allows_reading("temperature") && some.allows_reading("pump/1"));
     assert!(!some.allows_reading("pump/10") && !some.allows_reading("humidity"));
     assert!(some.allows_command("reboot") && !some.allows_command("setpoint"));
@@ -68,7 +71,8 @@ fn no_patterns_allow_everything_and_some_allow_only_what_they_match() {
 
 #[test]
 fn a_refusal_names_the_reading_and_what_is_allowed() {
-    let permissions = Permissions { readings: patterns(&["temp*", "pump/?"]), commands: vec![] };
+    let permissions =
+        Permissions { readings: patterns(&["temp*", "pump/?"]), ..Permissions::default() };
     let good = reading("temperature", "Cel", 1.0, NOW);
     let bad = reading("humidity", "%RH", 1.0, NOW);
     assert_eq!(permissions.check(std::slice::from_ref(&good)), Ok(()));
@@ -85,7 +89,7 @@ fn a_refusal_names_the_reading_and_what_is_allowed() {
 fn a_refusal_stays_short_however_many_patterns_there_are() {
     let many: Vec<String> = (0..100).map(|n| format!("sensor-{n}")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    let permissions = Permissions { readings: patterns(&many), commands: vec![] };
+    let permissions = Permissions { readings: patterns(&many), ..Permissions::default() };
     let reason = permissions.check(&[reading("x", "", 1.0, NOW)]).unwrap_err().reason;
     assert!(reason.ends_with(r#""sensor-6", "sensor-7" and 92 more]"#), "{reason}");
 }

@@ -21,10 +21,24 @@ export function whenUnauthorised(heed: () => void): void {
   unauthorised = heed;
 }
 
+let shut = false;
+
+/**
+ * While nobody may see anything, nothing is asked: the gateway would refuse it, and the browser would
+ * note each refusal as an error. What is asked then fails as if there were no answer.
+ */
+export function shutDoor(closed: boolean): void {
+  shut = closed;
+}
+
+/** Who is there may be asked at any time. */
+export const SESSION = '/api/v1/session';
+
 /** Longer than any answer takes that does not wait for a device. */
 const DEADLINE = 10_000;
 
 async function ask<T>(path: string, init: RequestInit): Promise<T> {
+  if (shut && path !== SESSION) throw new ApiError(0, 'nobody is signed in');
   let response: Response;
   try {
     response = await fetch(path, { ...init, signal: init.signal ?? AbortSignal.timeout(DEADLINE) });
@@ -34,7 +48,7 @@ async function ask<T>(path: string, init: RequestInit): Promise<T> {
   }
   const body: unknown = await response.json().catch(() => null);
   if (response.ok) return body as T;
-  if (response.status === 401) unauthorised();
+  if (response.status === 401 && path !== SESSION) unauthorised();
   const told = (body as { error?: unknown } | null)?.error;
   const wait = Number(response.headers.get('retry-after') ?? NaN);
   throw new ApiError(

@@ -41,7 +41,7 @@ export interface Device extends DeviceFacts {
 
 export interface Refusal {
   time: number;
-  kind: 'batch' | 'connection';
+  kind: 'batch' | 'connection' | 'rate';
   code: number;
   reason: string;
   count: number;
@@ -129,6 +129,17 @@ export interface Command {
 }
 
 export type Level = 'error' | 'warn' | 'info' | 'debug' | 'trace';
+
+/** An entry of the audit log; admins read it at /api/v1/audit. */
+export interface AuditEntry {
+  time: number;
+  event: string;
+  who?: string;
+  role?: string;
+  from?: string;
+  what?: string;
+  outcome: string;
+}
 
 export interface LogEntry {
   number: number;

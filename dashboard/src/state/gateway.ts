@@ -8,7 +8,7 @@ import { setClock } from './clock.ts';
 import { takeCommand } from './commands.ts';
 import { removeDevice, replaceFleet, takeFacts, takeReadings } from './fleet.ts';
 import { nextRun, takeLog } from './log.ts';
-import { mustSignIn, refreshSession } from './session.ts';
+import { mustSignIn, refreshSession, session } from './session.ts';
 
 /** Times in milliseconds of this machine's clock. */
 export type Connection =
@@ -36,6 +36,8 @@ export async function connect(): Promise<void> {
 function open(): Feed {
   return new Feed({
     live() {
+      // It was away when it was asked first.
+      if (session.peek() === null) void refreshSession();
       connection.value = { state: 'live' };
     },
     lost(at, retryAt) {

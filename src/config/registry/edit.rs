@@ -16,7 +16,7 @@ use crate::config::fault::Faults;
 use crate::config::guarded::{self, FileError, Turn};
 use crate::config::units::datetime_from_unix;
 use crate::core::ids::DeviceId;
-use crate::core::policy::{Pattern, Permissions};
+use crate::core::policy::{OwnLimits, Pattern, Permissions};
 
 /// What every token begins with, so that one that leaked can be recognised.
 pub const TOKEN_PREFIX: &str = "tg_";
@@ -39,6 +39,39 @@ pub enum EditError {
     /// The random source failed.
     #[error("cannot read random bytes from the system: {0}")]
     Random(io::Error),
+}
+
+/// What [`Editor::set`] changes. `Some(None)` takes a limit out, so that the setting holds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Changes {
+    /// Names of readings it may publish; none for all.
+    pub readings: Option<Vec<Pattern>>,
+    /// Names of commands it may be sent; none for all.
+    pub commands: Option<Vec<Pattern>>,
+    /// See [`OwnLimits`].
+    pub batches_per_second: Option<Option<f64>>,
+    /// See [`OwnLimits`].
+    pub burst: Option<Option<f64>>,
+    /// See [`OwnLimits`].
+    pub max_records: Option<Option<usize>>,
+}
+
+impl Changes {
+    /// The limits that `own` sets.
+    fn of(own: &OwnLimits) -> Self {
+        Self {
+            batches_per_second: own.batches_per_second.map(Some),
+            burst: own.burst.map(Some),
+            max_records: own.max_records.map(Some),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The registry file, locked for a change. Nothing happens to it until [`Self::save`].
@@ -95,6 +128,7 @@ impl Editor {
         entry.insert("readings", toml_edit::value(list(&permissions.readings)));
         entry.insert("commands", toml_edit::value(list(&permissions.commands)));
         self.devices()?.insert(device.as_str(), Item::Table(entry));
+        self.set(device, &Changes::of(&permissions.own))?;
         Ok(token)
     }
 
@@ -132,6 +166,36 @@ impl Editor {
         Ok(token)
     }
 
+    /// Changes what `device` may do; what is `None` stays as it is.
+    ///
+    /// # Errors
+    /// When it is not registered.
+    pub fn set(&mut self, device: &DeviceId, changes: &Changes) -> Result<(), EditError> {
+        let entry = self.entry(device)?;
+        for (key, patterns) in [("readings", &changes.readings), ("commands", &changes.commands)] {
+            if let Some(patterns) = patterns {
+                put(entry, key, Some(Value::from(list(patterns))));
+            }
+        }
+        if let Some(max) = changes.max_records {
+            put(entry, "max_records", max.map(records));
+        }
+        let rate = [("batches_per_second", changes.batches_per_second), ("burst", changes.burst)];
+        for (key, number) in rate {
+            let Some(number) = number else { continue };
+            if entry.get("rate").and_then(Item::as_table_like).is_none() {
+                entry.insert("rate", toml_edit::value(InlineTable::new()));
+            }
+            if let Some(rate) = entry.get_mut("rate").and_then(Item::as_table_like_mut) {
+                put(rate, key, number.map(plain));
+                if rate.is_empty() {
+                    entry.remove("rate");
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes `device` out.
     ///
     /// # Errors
@@ -167,6 +231,34 @@ impl Editor {
             .and_then(Item::as_table_like_mut)
             .ok_or_else(|| EditError::Unknown(device.clone()))
     }
+}
+
+/// Puts `value` in the place of what `key` had, with the comment behind it, or takes `key` out.
+fn put(table: &mut dyn toml_edit::TableLike, key: &str, value: Option<Value>) {
+    let Some(mut value) = value else {
+        table.remove(key);
+        return;
+    };
+    if let Some(old) = table.get_mut(key).and_then(Item::as_value_mut) {
+        *value.decor_mut() = old.decor().clone();
+        *old = value;
+    } else {
+        table.insert(key, Item::Value(value));
+    }
+}
+
+fn records(max: usize) -> Value {
+    i64::try_from(max).unwrap_or(i64::MAX).into()
+}
+
+/// A whole number without a fraction, as a person would write it.
+fn plain(number: f64) -> Value {
+    if number.fract() == 0.0 && number.abs() < 1e15 {
+        // Exact, as it is whole and small.
+        #[allow(clippy::cast_possible_truncation)]
+        return (number as i64).into();
+    }
+    number.into()
 }
 
 /// An empty list allows everything; the file says so in so many words.
@@ -298,6 +390,64 @@ mod tests {
         }
         assert!(after.find("devices.z") < after.find("devices.a"));
         assert!(load(&path).verify(&id("z"), "x", NOW).is_some());
+    }
+
+    #[test]
+    fn what_a_device_may_do_is_changed_piece_by_piece_and_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("devices.toml");
+        let limits =
+            OwnLimits { batches_per_second: Some(0.5), burst: Some(20.0), max_records: Some(9) };
+        let mut editor = Editor::open(&path).unwrap();
+        editor.add(&id("a"), &Permissions { own: limits, ..Permissions::default() }, NOW).unwrap();
+        editor.save().unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains("rate = { batches_per_second = 0.5, burst = 20 }\n"), "{text}");
+        assert_eq!(load(&path).permissions(&id("a")).unwrap().own, limits);
+        let set = |changes: &Changes| {
+            let mut editor = Editor::open(&path).unwrap();
+            editor.set(&id("a"), changes).unwrap();
+            editor.save().unwrap();
+            load(&path).permissions(&id("a")).unwrap()
+        };
+        let readings = Some(vec!["t*".parse().unwrap()]);
+        let now = set(&Changes { readings, burst: Some(None), ..Changes::default() });
+        assert_eq!(now.own, OwnLimits { burst: None, ..limits });
+        assert!(now.allows_reading("t1") && !now.allows_reading("x"));
+        let changes = Changes {
+            readings: Some(Vec::new()),
+            batches_per_second: Some(None),
+            max_records: Some(None),
+            ..Changes::default()
+        };
+        let all: Vec<Pattern> = vec!["*".parse().unwrap()];
+        assert_eq!(
+            *set(&changes),
+            Permissions { readings: all.clone(), commands: all, ..Permissions::default() }
+        );
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("rate") && !text.contains("max_records"), "{text}");
+        let mut editor = Editor::open(&path).unwrap();
+        assert!(matches!(editor.set(&id("b"), &changes), Err(EditError::Unknown(_))));
+    }
+
+    #[test]
+    fn a_limit_is_changed_in_any_form_of_table_and_comments_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("devices.toml");
+        for text in [
+            "[devices.a]\nrate = { burst = 2 } # small\n",
+            "[devices.a]\nrate.burst = 2 # small\n",
+            "[devices.a.rate]\nburst = 2 # small\n",
+            "devices.a = { rate = { burst = 2 } } # small\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let mut editor = Editor::open(&path).unwrap();
+            let changes = Changes { burst: Some(Some(3.0)), ..Changes::default() };
+            editor.set(&id("a"), &changes).unwrap();
+            editor.save().unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text.replace('2', "3"));
+        }
     }
 
     #[test]

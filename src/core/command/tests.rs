@@ -341,7 +341,7 @@ fn what_may_not_be_sent_is_rejected_with_the_reason() {
     let permits = |device: &DeviceId| {
         (device.as_str() != "stranger").then(|| {
             let commands = vec![Pattern::new("set-*").unwrap()];
-            Arc::new(Permissions { commands, readings: Vec::new() })
+            Arc::new(Permissions { commands, ..Permissions::default() })
         })
     };
     let mut bench = Bench::new();

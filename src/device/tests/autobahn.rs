@@ -54,7 +54,11 @@ async fn the_autobahn_suite_finds_no_more_than_in_the_bare_library() {
     let long = std::env::var_os("TIDEGATE_LONG").is_some();
     let folder = tempfile::tempdir().unwrap();
     let settings = Devices { max_frame: MAX_FRAME, ..settings() };
-    let shared = Arc::new(Shared::new(&settings, context(&settings, parse(""), 1).0));
+    let shared = Arc::new(Shared::new(
+        &settings,
+        context(&settings, parse(""), 1).0,
+        tokio::sync::watch::Sender::default().subscribe(),
+    ));
     let ours = listen(move |stream| echo(stream, Arc::clone(&shared))).await;
     let bare = listen(echo_bare).await;
     let server = |agent: &str, port: u16| {
@@ -153,7 +157,7 @@ async fn listen<F: Future<Output = ()> + Send + 'static>(
 
 /// As a device's connection, but what comes goes back.
 async fn echo(stream: TcpStream, shared: Arc<Shared>) {
-    let slot = shared.admit(stream.peer_addr().unwrap().ip()).unwrap();
+    let slot = shared.admit(Some(stream.peer_addr().unwrap().ip())).unwrap();
     let mut socket = Socket::Plain(stream);
     let mut head = Vec::new();
     let (response, early) = loop {

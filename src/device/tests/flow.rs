@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::harness::*;
-use crate::config::{Devices, Rate};
+use crate::config::Devices;
 use crate::core::frame::GatewayMessage;
 use crate::ports::{DeviceEvent, Outbound, Submitted};
 
@@ -137,7 +137,7 @@ async fn what_was_sent_before_the_end_of_a_connection_arrives() {
 
 #[tokio::test]
 async fn over_its_rate_a_device_is_read_slower() {
-    let rate = Rate { batches_per_second: 50.0, burst: 10.0 };
+    let rate = rate(50.0, 10.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let began = Instant::now();
     let (mut client, link) = bench.greeted("kiln-3").await;
@@ -151,8 +151,63 @@ async fn over_its_rate_a_device_is_read_slower() {
 }
 
 #[tokio::test]
+async fn a_devices_own_rate_holds_and_another_one_does_at_once_even_while_it_waits() {
+    // So slow that the test would never end with it.
+    let slow = "[devices.kiln-3]\nrate = { batches_per_second = 0.001, burst = 2 }\n";
+    let mut bench = Bench::start(&settings(), parse(slow));
+    let (mut client, link) = bench.greeted("kiln-3").await;
+    client.send_together((1..=40).map(|seq| readings(Some(seq), "a"))).await;
+    // HELLO came before the rate was known.
+    assert_eq!(bench.seqs(2).await, [Some(1), Some(2)]);
+    tokio::time::sleep(A_WHILE).await;
+    assert!(bench.event_now().is_none(), "the burst is 2");
+    let fast = "[devices.kiln-3]\nrate = { batches_per_second = 100_000, burst = 100 }\n";
+    bench.registry.send_replace(parse(fast).into());
+    let expected: Vec<_> = (3..=40).map(Some).collect();
+    assert_eq!(bench.seqs(38).await, expected);
+    link.settle(40, 40);
+    client.acked(40).await;
+}
+
+#[tokio::test]
+async fn that_a_device_is_over_its_rate_is_shown_with_the_rule() {
+    let rate = rate(20.0, 1.0);
+    let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
+    let (mut client, _link) = bench.greeted("kiln-3").await;
+    client.send_together((1..=4).map(|seq| readings(Some(seq), "a"))).await;
+    bench.seqs(4).await;
+    let shown = || bench.shown(|shown| shown.refused.clone());
+    until("it is shown", || !shown().is_empty()).await;
+    let (device, code, reason) = shown().remove(0);
+    assert_eq!((device.as_str(), code), ("kiln-3", 429));
+    assert!(reason.contains("20 batches a second") && reason.contains("devices.rate"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_devices_own_number_of_records_holds_above_and_below_the_setting() {
+    let registry = "[devices.less]\nmax_records = 1\n[devices.more]\nmax_records = 5\n";
+    let limits = Devices { max_records: 3, ..settings() };
+    let mut bench = Bench::start(&limits, parse(registry));
+    for (device, most) in [("less", 1), ("any", 3), ("more", 5)] {
+        let (mut client, _link) = bench.greeted(device).await;
+        let pack = |count: u8| {
+            let records = (0..count).flat_map(|_| [0xa2, 0x00, 0x61, b'a', 0x02, 0x01]);
+            // [1, null, [records]]
+            [0x83, 0x01, 0xf6, 0x80 | count].into_iter().chain(records).collect::<Vec<u8>>()
+        };
+        client.send_bytes(pack(most)).await;
+        assert_eq!(bench.seqs(1).await, [None], "{device}");
+        client.send_bytes(pack(most + 1)).await;
+        let GatewayMessage::Reject { code, reason, .. } = client.receive().await else { panic!() };
+        assert_eq!(code, 3, "{device}: {reason}");
+        drop(client);
+        bench.closed().await;
+    }
+}
+
+#[tokio::test]
 async fn pings_count_against_the_rate() {
-    let rate = Rate { batches_per_second: 50.0, burst: 10.0 };
+    let rate = rate(50.0, 10.0);
     let mut bench = Bench::start(&Devices { rate, ..settings() }, parse(""));
     let (mut client, _link) = bench.greeted("kiln-3").await;
     let began = Instant::now();

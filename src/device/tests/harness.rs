@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::config::registry::Registry;
-use crate::config::{Auth, Devices, Rate};
+use crate::config::{Auth, Devices, Proxies, Rate};
 use crate::core::batch::Batch;
 use crate::core::frame::{DeviceMessage, GatewayMessage, Hello, Welcome};
 use crate::core::ids::{DeviceId, SessionId};
@@ -54,16 +54,25 @@ pub(super) fn settings() -> Devices {
         allowed_origins: Vec::new(),
         max_connections: 10_000,
         max_connections_per_address: 10_000,
+        max_handshakes_per_second: 10_000,
+        max_handshakes_per_second_per_address: 10_000,
+        proxies: Proxies::default(),
         hello_timeout: Duration::from_secs(10),
         heartbeat_interval: Duration::from_secs(30),
         heartbeat_timeout: Duration::from_secs(10),
+        write_timeout: Duration::from_secs(30),
         window: 64,
         max_frame: 64 * 1024,
         max_records: 1024,
-        rate: Rate { batches_per_second: 1e6, burst: 1e6 },
+        rate: rate(1e6, 1e6),
         max_unsettled: 1 << 20,
         tls: None,
     }
+}
+
+/// That many batches per second, that many at once, and as many bytes as there come.
+pub(super) fn rate(batches_per_second: f64, burst: f64) -> Rate {
+    Rate { batches_per_second, burst, bytes_per_second: 1 << 30, burst_bytes: 1 << 30 }
 }
 
 /// A registry in which every device's token is its id and `-token`.

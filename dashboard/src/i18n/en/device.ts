@@ -61,7 +61,7 @@ export const device = {
     rejected: 'Rejected batches',
     counted: 'Counted since the gateway started.',
     refusals: 'What was refused',
-    kind: { batch: 'batch', connection: 'connection' },
+    kind: { batch: 'batch', connection: 'connection', rate: 'slowed down' },
     code: (code: number) => `code ${code}`,
     times: (count: string) => `${count} times`,
   },

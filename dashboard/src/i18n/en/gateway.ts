@@ -60,4 +60,23 @@ export const gateway = {
     noneFound: 'No entry fits.',
     kept: (count: number) => `${count} ${count === 1 ? 'entry' : 'entries'}`,
   },
+  audit: {
+    title: 'Audit log',
+    newest: (count: number) => `${count} newest`,
+    find: 'Search the audit log',
+    none: 'No entries.',
+    noneFound: 'No entry fits.',
+    more: (count: number) => `Show up to ${count}`,
+    fault: (why: string) => `The audit log cannot be read: ${why}`,
+    time: 'Time', who: 'Who', event: 'Event', what: 'What', outcome: 'Outcome', from: 'From',
+    nobody: '–',
+    commandLine: 'command line',
+    events: {
+      login: 'sign-in', logout: 'sign-out', session: 'session ended', command: 'command', denied: 'refused',
+      user: 'user', device: 'device', audit: 'audit log',
+    } as Record<string, string>,
+    outcomes: {
+      ok: 'ok', wrong: 'wrong password', slowed: 'has to wait', busy: 'gateway busy', queued: 'queued',
+    } as Record<string, string>,
+  },
 };

@@ -27,5 +27,7 @@ export const shell = {
   signInFault: (why: string) => `Signing in failed: ${why}`,
   signOut: 'Sign out',
   role: { viewer: 'viewer', operator: 'operator', admin: 'admin' },
-  operatorsOnly: 'Only operators and admins may do this or see it. You are signed in as a viewer.',
+  ended: 'Your session has ended. Sign in again to go on where you were.',
+  mayNotCommand: 'Only operators and admins may send commands. You are signed in as a viewer.',
+  mayNotLook: 'Only operators and admins may see the machine, the log and the configuration. You are signed in as a viewer.',
 };

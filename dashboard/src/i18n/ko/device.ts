@@ -63,7 +63,7 @@ export const device: typeof en = {
     rejected: '거부된 배치',
     counted: '게이트웨이가 시작된 뒤의 집계입니다.',
     refusals: '거부 내역',
-    kind: { batch: '배치', connection: '연결' },
+    kind: { batch: '배치', connection: '연결', rate: '속도 제한' },
     code: (code) => `코드 ${code}`,
     times: (count) => `${count}회`,
   },

@@ -61,4 +61,21 @@ export const gateway: typeof en = {
     noneFound: '조건에 맞는 항목이 없습니다.',
     kept: (count) => `${count}개 항목`,
   },
+  audit: {
+    title: '감사 로그',
+    newest: (count) => `최근 ${count}건`,
+    find: '감사 로그 검색',
+    none: '기록이 없습니다.',
+    noneFound: '조건에 맞는 기록이 없습니다.',
+    more: (count) => `최대 ${count}건 보기`,
+    fault: (why) => `감사 로그를 읽을 수 없습니다: ${why}`,
+    time: '시각', who: '사용자', event: '종류', what: '내용', outcome: '결과', from: '접속 위치',
+    nobody: '–',
+    commandLine: '명령줄',
+    events: {
+      login: '로그인', logout: '로그아웃', session: '세션 종료', command: '명령', denied: '거부',
+      user: '사용자', device: '장치', audit: '감사 로그',
+    },
+    outcomes: { ok: '정상', wrong: '비밀번호 오류', slowed: '대기 필요', busy: '게이트웨이 혼잡', queued: '대기 중' },
+  },
 };

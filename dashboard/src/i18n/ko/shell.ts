@@ -28,5 +28,7 @@ export const shell: typeof en = {
   signInFault: (why) => `로그인하지 못했습니다: ${why}`,
   signOut: '로그아웃',
   role: { viewer: '조회자', operator: '운영자', admin: '관리자' },
-  operatorsOnly: '운영자와 관리자만 사용할 수 있습니다. 지금은 조회자로 로그인되어 있습니다.',
+  ended: '세션이 끝났습니다. 다시 로그인하면 보던 화면에서 이어집니다.',
+  mayNotCommand: '명령은 운영자와 관리자만 보낼 수 있습니다. 지금은 조회자로 로그인되어 있습니다.',
+  mayNotLook: '시스템 상태, 로그, 설정은 운영자와 관리자만 볼 수 있습니다. 지금은 조회자로 로그인되어 있습니다.',
 };

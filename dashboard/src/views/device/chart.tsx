@@ -11,6 +11,7 @@ import { onReadings } from '../../state/fleet.ts';
 import { connection } from '../../state/gateway.ts';
 import { range, type Frame } from './frame.ts';
 import { useHistory } from './history.ts';
+import { readWithKeys } from './keys.ts';
 import { coloursOf, options, type Colours } from './plot.ts';
 import { Series, type Columns, type Summary } from './series.ts';
 import { scheme } from './scheme.ts';
@@ -155,32 +156,8 @@ export function Chart({ device, name, unit, frame }: Props) {
 
   function key(event: KeyboardEvent): void {
     const { from, to } = frame.shown.peek();
-    const now = frame.pointer.peek()?.time ?? to;
-    const times = columns.current?.times.filter((time, index) =>
-      time >= from && time <= to && columns.current?.means[index] !== null) ?? [];
-    const move = (time: number | undefined) => {
-      if (time !== undefined) frame.pointer.value = { time, by: name };
-    };
-    const far = Math.max(1, Math.round(times.length / 10));
-    const after = times.filter((time) => time > now + 1e-6);
-    const before = times.filter((time) => time < now - 1e-6);
-    switch (event.key) {
-      case 'ArrowLeft': case 'ArrowDown': move(before.at(-1)); break;
-      case 'ArrowRight': case 'ArrowUp': move(after[0]); break;
-      case 'PageDown': move(before.at(-far) ?? before[0]); break;
-      case 'PageUp': move(after[far - 1] ?? after.at(-1)); break;
-      case 'Home': move(times[0]); break;
-      case 'End': move(times.at(-1)); break;
-      case '+': case '=': frame.zoomBy(0.5, now); break;
-      case '-': frame.zoomBy(2, now); break;
-      case 'p': case ' ': frame.toggle(); break;
-      case 'Escape': case '0':
-        frame.pointer.value = null;
-        frame.reset();
-        break;
-      default: return;
-    }
-    event.preventDefault();
+    readWithKeys(event, frame, name, columns.current?.times.filter((time, index) =>
+      time >= from && time <= to && columns.current?.means[index] !== null) ?? []);
   }
 
   const { summary, here } = said.value;

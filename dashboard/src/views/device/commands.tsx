@@ -58,7 +58,7 @@ export function Commands({ device }: { device: Device }) {
             take([record]);
           }}
         />
-      ) : <p class="note">{texts.value.shell.operatorsOnly}</p>}
+      ) : <p class="note">{texts.value.shell.mayNotCommand}</p>}
       <h4 id="history-title">{words.history}</h4>
       {fault.value && <p class="note bad">{words.listFault(fault.value)}</p>}
       {list.value?.length === 0 && <p class="note">{words.none}</p>}

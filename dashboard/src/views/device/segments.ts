@@ -74,7 +74,7 @@ export function bars(found: readonly Segment[], least: number): Bar[] {
   return drawn;
 }
 
-/** The segment at a moment. */
+/** The segment at a moment: where one ends and the next begins, the next. */
 export function at(found: readonly Segment[], time: number): Segment | undefined {
-  return found.find(({ from, to }) => time >= from && time <= to);
+  return found.findLast(({ from, to }) => time >= from && time <= to);
 }

@@ -10,6 +10,7 @@ import { fleet, onReadings } from '../../state/fleet.ts';
 import { knownAt } from '../../state/known.ts';
 import type { Frame } from './frame.ts';
 import { useHistory } from './history.ts';
+import { readWithKeys } from './keys.ts';
 import { added, at, bars, joined, segments, type Change, type State } from './segments.ts';
 import { clock, isUtc, utcClock } from './times.ts';
 
@@ -72,12 +73,24 @@ export function Timeline({ device, name, frame }: { device: string; name: string
     frame.pointer.value = { time: from + ((event.clientX - left) / width) * length, by: name };
   };
 
+  const changed = words.timeline.changes(Math.max(0, found.length - 1));
+  const summary = found.length === 0 ? words.chart.empty : changed;
+  const told = pointed === null ? summary
+    : `${clock(pointed, 1)}: ${here ? `${label(here.value)}, ${span(here.to - here.from, common.span)}` : words.chart.nothing}`;
   return (
     <div class="timeline">
       <div
         class="track"
-        role="img"
+        role="slider"
+        tabIndex={0}
         aria-label={words.timeline.label(name)}
+        aria-describedby="chart-keys"
+        aria-valuemin={Math.floor(from)}
+        aria-valuemax={Math.ceil(to)}
+        aria-valuenow={Math.round(pointed ?? to)}
+        aria-valuetext={told}
+        onKeyDown={(event) => readWithKeys(event, frame, name, found.map((segment) => segment.from))}
+        onBlur={() => { frame.pointer.value = null; }}
         onPointerMove={point}
         onPointerDown={point}
         onPointerLeave={() => { frame.pointer.value = null; }}
@@ -107,7 +120,7 @@ export function Timeline({ device, name, frame }: { device: string; name: string
             <span>{here ? <><b>{label(here.value)}</b> <small>{span(here.to - here.from, common.span)}</small></>
               : words.chart.nothing}</span>
           </>
-        ) : <span>{found.length === 0 ? words.chart.empty : words.timeline.changes(Math.max(0, found.length - 1))}</span>}
+        ) : <span>{summary}</span>}
       </p>
       {listed.length > 0 && (
         <ol class="changes" aria-label={words.timeline.last}>

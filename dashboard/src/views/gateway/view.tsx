@@ -4,8 +4,9 @@ import { span, utc, moment } from '../../format/times.ts';
 import { locale, texts } from '../../i18n/index.ts';
 import { gatewayTime, second } from '../../state/clock.ts';
 import { status } from '../../state/gateway.ts';
-import { mayOperate } from '../../state/session.ts';
+import { mayAudit, mayOperate, session } from '../../state/session.ts';
 import { useAbout } from './about.ts';
+import { Audit } from './audit.tsx';
 import { Configuration } from './configuration.tsx';
 import { Limits } from './limits.tsx';
 import { Log } from './log.tsx';
@@ -15,10 +16,14 @@ import { Push } from './push.tsx';
 import './gateway.css';
 
 export function GatewayView() {
-  return mayOperate.value ? <Everything /> : (
+  // Who may not look does not ask, and who they are is not known at once.
+  const known = session.value !== null;
+  if (known && mayOperate.value) return <Everything />;
+  const { gateway, shell } = texts.value;
+  return (
     <section aria-labelledby="gateway-title" class="gateway">
-      <h2 id="gateway-title">{texts.value.gateway.title}</h2>
-      <p class="none">{texts.value.shell.operatorsOnly}</p>
+      <h2 id="gateway-title">{gateway.title}</h2>
+      <p class="none">{known ? shell.mayNotLook : gateway.waiting}</p>
     </section>
   );
 }
@@ -63,6 +68,7 @@ function Everything() {
         </>
       )}
       <Log />
+      {mayAudit.value && <Audit />}
       {about !== null && about !== 'absent' && (
         <Configuration file={about.configuration_file} tables={about.configuration} />
       )}
