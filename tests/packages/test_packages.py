@@ -182,18 +182,40 @@ class Rooted(unittest.TestCase):
         return new, gone
 
 
+def under_another_version(version, target, change=lambda root: None):
+    """The package under another version number."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        run("dpkg-deb", "--raw-extract", DEB, root)
+        control = root / "DEBIAN/control"
+        control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text()))
+        change(root)
+        run("dpkg-deb", "--build", "--root-owner-group", "-Zgzip", "-z1", root, target)
+
+
+class Booted(unittest.TestCase):
+    """With a real systemd."""
+
+    def boot(self, script):
+        with tempfile.TemporaryDirectory() as share:
+            share = Path(share)
+            under_another_version("0.0.9-1", share / "older.deb")
+            shutil.copy(DEB, share / "newer.deb")
+            shutil.copy(HERE / script, share / script)
+            done = run(
+                ROOT / "tests/systemd/boot", ROOTFS, "bash", f"/share/{script}",
+                check=False, env={**os.environ, "BOOT_SHARE": str(share)},
+            )
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_an_upgrade_in_an_outage_loses_nothing_and_a_purge_leaves_nothing(self):
+        self.boot("upgrade")
+
+
 class Package(Rooted):
     def deb(self, version, change=lambda root: None):
-        """The package under another version number."""
-        with tempfile.TemporaryDirectory() as folder:
-            root = Path(folder) / "root"
-            run("dpkg-deb", "--raw-extract", DEB, root)
-            control = root / "DEBIAN/control"
-            control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {version}", control.read_text()))
-            change(root)
-            name = f"tidegate_{version}.deb"
-            run("dpkg-deb", "--build", "--root-owner-group", "-Zgzip", "-z1", root, self.given / name)
-        return f"/given/{name}"
+        under_another_version(version, self.given / f"tidegate_{version}.deb", change)
+        return f"/given/tidegate_{version}.deb"
 
     def install(self, deb=None):
         if deb is None:
