@@ -39,7 +39,7 @@ use crate::host::tls::TlsSlot;
 use crate::host::wear::Wear;
 use crate::ledger::{self, LedgerError};
 use crate::metrics::Metrics;
-use crate::ports::{Budget, Clock, CommandAccess, Feed, Feeds, Health};
+use crate::ports::{Budget, Clock, CommandAccess, DeviceEvent, Feed, Feeds, Health};
 use crate::push::{self, PushError, PushHandle};
 use crate::spool::{self, SledSpool, SpoolError};
 use crate::uplink::{MqttPublisher, UplinkError};
@@ -173,6 +173,24 @@ impl Base {
             clock,
         }
     }
+
+    fn for_devices(
+        &self,
+        gateway: &str,
+        events: mpsc::Sender<DeviceEvent>,
+        registry: watch::Receiver<Arc<Registry>>,
+        feed: Arc<dyn Feed>,
+    ) -> device::Context {
+        device::Context {
+            gateway: gateway.to_owned(),
+            events,
+            budget: self.budget.clone(),
+            registry,
+            feed,
+            metrics: self.metrics.clone(),
+            clock: self.clock.clone(),
+        }
+    }
 }
 
 impl Gateway {
@@ -191,11 +209,7 @@ impl Gateway {
         let (registry, devices) =
             RegistryWatch::open(&settings.devices.registry).map_err(AppError::Configuration)?;
         let publisher = uplink(&settings, &base)?;
-        let listen = settings.devices.listen;
-        let listener = match sockets.take(sockets::DEVICES, "devices.listen", listen)? {
-            Some(socket) => Listener::on_socket(socket, &settings.devices)?,
-            None => Listener::bind(&settings.devices)?,
-        };
+        let listener = listener(&settings, &mut sockets)?;
         let device_address = listener.local_addr()?;
         let tls = listener.tls();
         let (commands, requests) = CommandAccess::new(settings.commands.max_size);
@@ -259,15 +273,7 @@ impl Gateway {
         let grace = settings.gateway.grace;
         let (stop_engine, stop) = oneshot::channel::<()>();
         let engine = tokio::spawn(engine.run(told(stop), grace.mul_f64(1.0 - GOODBYE)));
-        let context = device::Context {
-            gateway: settings.gateway.id.clone(),
-            events,
-            budget: base.budget,
-            registry: devices.clone(),
-            feed,
-            metrics: base.metrics.clone(),
-            clock: base.clock.clone(),
-        };
+        let context = base.for_devices(&settings.gateway.id, events, devices.clone(), feed);
         // Ends with the runtime.
         tokio::spawn(show_registered(settings.devices.auth, base.fleet, devices.clone()));
         let (stop_listener, stop) = oneshot::channel::<()>();
@@ -275,8 +281,7 @@ impl Gateway {
         listening.store(true, std::sync::atomic::Ordering::Release);
         announce(&settings, device_address, dashboard.local_addr(), &sockets);
         drop(more_time);
-        let mut manager = Manager::new(base.health, base.metrics, base.clock, pulse);
-        manager.ready();
+        let manager = Manager::ready(base.health, base.metrics, base.clock, pulse);
         Ok(Self {
             settings,
             in_force,
@@ -388,7 +393,7 @@ impl Gateway {
         if let Some(pushes) = &self.pushes {
             pushes.reload();
         }
-        self.manager.ready();
+        self.manager.reloaded();
     }
 
     fn reload_certificates(&self) {
@@ -451,6 +456,15 @@ fn pushes(settings: &Settings, base: &Base) -> Result<Option<PushHandle>, PushEr
         clock: base.clock.clone(),
     };
     push::start(&settings.pushes, &context)
+}
+
+fn listener(settings: &Settings, sockets: &mut Sockets) -> Result<Listener, AppError> {
+    let settings = &settings.devices;
+    let passed = sockets.take(sockets::DEVICES, "devices.listen", settings.listen)?;
+    Ok(match passed {
+        Some(socket) => Listener::on_socket(socket, settings)?,
+        None => Listener::bind(settings)?,
+    })
 }
 
 fn serve_dashboard(
@@ -544,7 +558,7 @@ fn reloaded(key: &str, result: Result<(), impl Display>) {
     match result {
         Ok(()) => tracing::info!(key, "certificate read again"),
         Err(error) => {
-            tracing::error!(name: "certificate-refused", key, %error, "the certificate before stays in force")
+            tracing::error!(name: "certificate-refused", key, %error, "the certificate before stays in force");
         }
     }
 }

@@ -37,8 +37,19 @@ enum Due {
 }
 
 impl Manager {
-    /// Within a tokio runtime.
-    pub(super) fn new(
+    /// Tells that the gateway has started. Within a tokio runtime.
+    pub(super) fn ready(
+        health: Arc<Health>,
+        metrics: Arc<Metrics>,
+        clock: Arc<dyn Clock>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        let mut manager = Self::new(health, metrics, clock, pulse);
+        manager.reloaded();
+        manager
+    }
+
+    fn new(
         health: Arc<Health>,
         metrics: Arc<Metrics>,
         clock: Arc<dyn Clock>,
@@ -85,8 +96,8 @@ impl Manager {
         }
     }
 
-    /// The start, or a reload, is done.
-    pub(super) fn ready(&mut self) {
+    /// Tells that a reload is done.
+    pub(super) fn reloaded(&mut self) {
         self.told = self.line();
         notify::ready(&self.told);
     }
@@ -237,7 +248,9 @@ mod tests {
             assert!(!manager.gets_on(now + Duration::from_secs(1)));
             assert_eq!(manager.stuck.len(), 1);
             let parts = manager.health.parts();
-            [&parts.spool, &parts.uplink, &parts.ledger].into_iter().for_each(|p| p.rest());
+            for progress in [&parts.spool, &parts.uplink, &parts.ledger] {
+                progress.rest();
+            }
             manager.pulse.beat();
             assert!(manager.gets_on(now + Duration::from_secs(1)));
         }

@@ -139,7 +139,7 @@ impl RegistryWatch {
                 );
             }
             Err(e) => {
-                tracing::error!(name: "registry-refused", %file, error = %e, "reading the registry failed")
+                tracing::error!(name: "registry-refused", %file, error = %e, "reading the registry failed");
             }
         }
         false

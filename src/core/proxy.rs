@@ -110,6 +110,12 @@ pub fn is_header(bytes: &[u8]) -> bool {
     bytes.starts_with(&SIGNATURE) || bytes.starts_with(b"PROXY ")
 }
 
+/// Whether they are a part of the signature of version 2, and more is needed to know.
+#[must_use]
+pub fn begins_header(bytes: &[u8]) -> bool {
+    bytes.len() < SIGNATURE.len() && SIGNATURE.starts_with(bytes)
+}
+
 /// The client that the lines of `X-Forwarded-For` name: the last address that is not one of our
 /// own proxies. Everything before that one was said by somebody who is not believed. Where all are
 /// our own, the first.

@@ -70,9 +70,9 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Head<'_>, Refusal> {
         Err(httparse::Error::TooManyHeaders) => {
             return Err(Refusal::BadHandshake("bad handshake: more than 64 header lines"));
         }
-        Err(_) if proxy::is_header(bytes) => {
-            return Err(Refusal::Proxy(UNLISTED_PROXY));
-        }
+        Err(_) if proxy::is_header(bytes) => return Err(Refusal::Proxy(UNLISTED_PROXY)),
+        // However it arrives in pieces, it gets the same answer.
+        Err(_) if proxy::begins_header(bytes) => return Ok(Head::Partial),
         Err(_) => return Err(Refusal::BadHandshake("bad handshake: not an HTTP/1.1 request")),
     };
     let device = device(request.path.unwrap_or_default()).ok_or(Refusal::NoSuchPath)?;

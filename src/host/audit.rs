@@ -214,14 +214,14 @@ fn cut(text: &mut String) {
 }
 
 fn tell(entry: &Entry) {
-    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    // What is not known has no field.
     tracing::info!(
         target: TARGET,
         event = entry.event,
-        who = text(&entry.who),
-        role = entry.role.unwrap_or_default(),
-        from = text(&entry.from),
-        what = text(&entry.what),
+        who = entry.who,
+        role = entry.role,
+        from = entry.from,
+        what = entry.what,
         outcome = entry.outcome,
         "{}",
         entry.event

@@ -67,7 +67,8 @@ impl SystemClock {
                 self.highest.store(highest.max(offset).to_bits(), Ordering::Release);
                 if won.is_ok() {
                     let seconds = rounded(offset - f64::from_bits(known));
-                    tracing::warn!(name: "clock-set", seconds, "the clock was set");
+                    // No warning: a board without a clock of its own does this after every start.
+                    tracing::info!(name: "clock-set", seconds, "the clock was set");
                 }
                 return (unix, offset);
             }

@@ -5,6 +5,7 @@
 //! altogether. What is over is withheld and counted, and the count is logged a minute later. It holds from
 //! INFO upwards; who asks for DEBUG wants all of it.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -84,7 +85,7 @@ impl Limit {
             }
         }
         // Not under the lock: what is logged here comes back to the filter.
-        told.sort_by(|(_, a), (_, b)| b.count.cmp(&a.count));
+        told.sort_by_key(|(_, withheld)| Reverse(withheld.count));
         let rest: u64 = told.iter().skip(TOLD).map(|(_, withheld)| withheld.count).sum();
         for (device, Withheld { count, place, like, .. }) in told.into_iter().take(TOLD) {
             tracing::warn!(

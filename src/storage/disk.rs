@@ -81,6 +81,13 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone leaves it held for as long as a child that was just forked has a copy.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// Who holds the lock `file`, as far as it tells.
 fn held(file: &File) -> LockError {
     let mut holder = String::new();

@@ -416,11 +416,17 @@ fn a_role_that_changes_and_a_broken_file_are_dealt_with() {
     let house = House::new();
     let cookie = house.sign_in("viewer");
     let text = std::fs::read_to_string(house.users()).unwrap();
-    std::fs::write(house.users(), "[users.viewer\n").unwrap();
+    // In one go: the gateway looks at the file whenever it likes.
+    let put = |text: &str| {
+        let new = house.users().with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, house.users()).unwrap();
+    };
+    put("[users.viewer\n");
     house.gateway.handle.reload_users();
     let broken = text.replace("\"viewer\"", "\"operator\"");
     assert_eq!(house.status(&cookie), 200);
-    std::fs::write(house.users(), broken).unwrap();
+    put(&broken);
     house.gateway.handle.reload_users();
     house.wait_for("the session has ended", |house| house.status(&cookie) == 401);
     let answer = house.try_sign_in("viewer", PASSWORD, "");

@@ -77,7 +77,7 @@ impl UsersWatch {
                 );
             }
             Err(error) => {
-                tracing::error!(name: "users-refused", %file, %error, "reading the users failed")
+                tracing::error!(name: "users-refused", %file, %error, "reading the users failed");
             }
         }
     }

@@ -6,6 +6,8 @@ use tokio::net::TcpStream;
 use super::harness::*;
 use crate::config::{Devices, Proxies, ProxyHeader};
 use crate::core::proxy::SIGNATURE;
+use crate::device::refusal::Refusal;
+use crate::device::request;
 use crate::ports::DeviceEvent;
 
 fn behind(header: ProxyHeader) -> Devices {
@@ -87,6 +89,18 @@ async fn a_peer_that_is_not_listed_cannot_pretend_to_be_another() {
     // Proxies on the way of a client add this; it is not believed.
     let (_client, seen) = address(&mut bench, b"", "X-Forwarded-For: 192.0.2.7\r\n").await;
     assert_eq!(seen, "127.0.0.1");
+}
+
+#[test]
+fn a_header_that_arrives_in_pieces_gets_no_other_answer() {
+    let header = header(Some([192, 0, 2, 7]));
+    for length in 1..header.len() {
+        match request::parse(&header[..length]) {
+            Ok(request::Head::Partial) => assert!(length < SIGNATURE.len(), "{length}"),
+            Err(Refusal::Proxy(_)) => assert!(length >= SIGNATURE.len(), "{length}"),
+            _ => panic!("{length} bytes are a request, or another fault"),
+        }
+    }
 }
 
 #[tokio::test]

