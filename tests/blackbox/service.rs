@@ -262,7 +262,7 @@ fn status_of_a_gateway_that_does_not_run_is_1() {
 fn help_and_version_are_on_stdout() {
     let gateway = Setup::new(free_port()).prepare();
     for argument in ["--help", "--version"] {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let output = std::process::Command::new(crate::harness::program())
             .arg(argument)
             .current_dir(gateway.dir())
             .output()

@@ -121,7 +121,7 @@ async fn a_stopped_gateways_spool_is_shown_and_exported_and_not_touched() {
     assert_eq!(again.status.code(), Some(1), "an existing file is left alone");
 
     // Whoever reads goes away.
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+    let mut child = Command::new(crate::harness::program())
         .args(["spool", "export", "--config"])
         .arg(gateway.config())
         .stdout(Stdio::piped())

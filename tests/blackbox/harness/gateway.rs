@@ -142,7 +142,7 @@ impl Gateway {
 
     /// The binary, to be run in its folder.
     pub(crate) fn binary(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let mut command = Command::new(super::program());
         command.current_dir(self.dir.path());
         for name in [
             "NOTIFY_SOCKET",

@@ -40,7 +40,7 @@ pub(crate) use subscriber::Subscriber;
 
 use std::future::Future;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -50,6 +50,13 @@ use rand::{Rng, SeedableRng};
 /// How long any single expectation may take. Generous, because the machine may be busy; nothing
 /// waits for it unless something is wrong.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(40);
+
+/// The gateway under test: the one built along, or what `TIDEGATE_BIN` names, which may be one for
+/// another processor (`tests/cross`).
+pub(crate) fn program() -> PathBuf {
+    let other = std::env::var_os("TIDEGATE_BIN");
+    other.unwrap_or_else(|| env!("CARGO_BIN_EXE_tidegate").into()).into()
+}
 
 /// Awaits `future`, or fails with `what`.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
