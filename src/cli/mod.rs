@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::fault::Faults;
 use crate::config::registry::edit::EditError;
@@ -65,6 +65,12 @@ pub fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| report(&error))
+}
+
+/// Every command with its arguments, for manual pages and completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as CommandFactory>::command()
 }
 
 /// Telemetry gateway: WebSocket devices in, MQTT out, nothing acknowledged ever lost.
@@ -215,6 +221,6 @@ mod tests {
 
     #[test]
     fn the_arguments_are_consistent() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
+        command().debug_assert();
     }
 }

@@ -62,6 +62,18 @@ impl fmt::Display for Faults {
 }
 
 impl Faults {
+    /// What a file says; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not text.
+    pub fn text_of(file: &Path) -> Result<Option<String>, Self> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Self::of_file(file, format!("cannot be read: {error}"))),
+        }
+    }
+
     /// A single fault of a whole file.
     #[must_use]
     pub fn of_file(file: &Path, problem: impl Into<String>) -> Self {

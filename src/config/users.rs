@@ -90,11 +90,7 @@ impl Users {
     /// # Errors
     /// Everything that is wrong with the file, each fault with its line.
     pub fn load(path: &Path) -> Result<Option<Self>, Faults> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(&text, path).map(Some),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Faults::of_file(path, format!("cannot be read: {e}"))),
-        }
+        Faults::text_of(path)?.map(|text| Self::parse(&text, path)).transpose()
     }
 
     /// Reads users from `text`; `file` is what faults call it.

@@ -1,11 +1,10 @@
 // What the gateway says about itself, asked for as long as somebody looks.
 
 import { signal, type ReadonlySignal } from '@preact/signals';
-import { useEffect } from 'preact/hooks';
 
 import { ApiError, get } from '../../api/rest.ts';
 import type { About } from '../../api/types.ts';
-import { snapshots } from '../../state/gateway.ts';
+import { useAsking } from '../../state/asking.ts';
 
 const EVERY = 5000;
 
@@ -16,27 +15,13 @@ const known = signal<Known>(null);
 
 /** Keeps asking while the component that calls it is on the page. */
 export function useAbout(): ReadonlySignal<Known> {
-  useEffect(() => {
-    const stop = new AbortController();
-    const ask = async () => {
-      if (document.hidden) return;
-      try {
-        known.value = await get<About>('/api/v1/gateway', stop.signal);
-      } catch (error) {
-        if (error instanceof ApiError && error.status === 404) known.value = 'absent';
-        // Otherwise the shell says that the gateway is away, and what was known stays.
-      }
-    };
-    const timer = setInterval(ask, EVERY);
-    document.addEventListener('visibilitychange', ask);
-    // At once, and again whenever the connection comes back.
-    const unsubscribe = snapshots.subscribe(() => void ask());
-    return () => {
-      stop.abort();
-      clearInterval(timer);
-      document.removeEventListener('visibilitychange', ask);
-      unsubscribe();
-    };
-  }, []);
+  useAsking(async (signal) => {
+    try {
+      known.value = await get<About>('/api/v1/gateway', signal);
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 404) known.value = 'absent';
+      // Otherwise the shell says that the gateway is away, and what was known stays.
+    }
+  }, EVERY, []);
   return known;
 }

@@ -1,14 +1,14 @@
 // Who signed in, commanded, changed who gets in, or was refused: for admins.
 
 import { useComputed, useSignal } from '@preact/signals';
-import { useEffect } from 'preact/hooks';
 
 import { ApiError, get } from '../../api/rest.ts';
 import type { AuditEntry } from '../../api/types.ts';
 import { moment, utc } from '../../format/times.ts';
 import { locale, texts } from '../../i18n/index.ts';
+import { useAsking } from '../../state/asking.ts';
 import { gatewayTime } from '../../state/clock.ts';
-import { connection, snapshots } from '../../state/gateway.ts';
+import { connection } from '../../state/gateway.ts';
 import './audit.css';
 
 const EVERY = 5000;
@@ -104,28 +104,16 @@ const keyOf = ({ time, event, who, what, outcome }: AuditEntry) => [time, event,
 /** Keeps asking for as long as somebody looks. Null until there is an answer. */
 function useAudit(limit: number, fault: { value: string | null }) {
   const entries = useSignal<readonly AuditEntry[] | null>(null);
-  useEffect(() => {
-    const stop = new AbortController();
-    const ask = async () => {
-      if (document.hidden || connection.peek().state !== 'live') return;
-      try {
-        const answer = await get<{ entries: AuditEntry[] }>(`/api/v1/audit?limit=${limit}`, stop.signal);
-        fault.value = null;
-        entries.value = answer.entries;
-      } catch (error) {
-        // Whether the gateway is away, or who asks is signed out, is said elsewhere.
-        if (error instanceof ApiError && ![0, 401].includes(error.status)) fault.value = error.message;
-      }
-    };
-    const timer = setInterval(ask, EVERY);
-    document.addEventListener('visibilitychange', ask);
-    const unsubscribe = snapshots.subscribe(() => void ask());
-    return () => {
-      stop.abort();
-      clearInterval(timer);
-      document.removeEventListener('visibilitychange', ask);
-      unsubscribe();
-    };
-  }, [limit]);
+  useAsking(async (signal) => {
+    if (connection.peek().state !== 'live') return;
+    try {
+      const answer = await get<{ entries: AuditEntry[] }>(`/api/v1/audit?limit=${limit}`, signal);
+      fault.value = null;
+      entries.value = answer.entries;
+    } catch (error) {
+      // Whether the gateway is away, or who asks is signed out, is said elsewhere.
+      if (error instanceof ApiError && ![0, 401].includes(error.status)) fault.value = error.message;
+    }
+  }, EVERY, [limit]);
   return entries;
 }

@@ -1,12 +1,12 @@
 // The tail of the log: follows its end unless somebody has scrolled away from it, or paused it.
 
 import { useComputed, useSignal } from '@preact/signals';
-import { useEffect, useLayoutEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useRef } from 'preact/hooks';
 
 import { get } from '../../api/rest.ts';
 import type { Level, LogEntry } from '../../api/types.ts';
 import { texts } from '../../i18n/index.ts';
-import { snapshots } from '../../state/gateway.ts';
+import { useAsking } from '../../state/asking.ts';
 import { log, mergeLog, type Line } from '../../state/log.ts';
 import { fits, LEVELS } from './filter.ts';
 import { LogLine } from './logline.tsx';
@@ -107,23 +107,13 @@ export function Log() {
 
 /** What was logged before the page was opened, or while it had no connection. */
 function useEarlier(level: Level): void {
-  useEffect(() => {
-    const stop = new AbortController();
-    const ask = async () => {
-      try {
-        const path = `/api/v1/log?level=${level}&limit=1000`;
-        const { entries } = await get<{ entries: LogEntry[] }>(path, stop.signal);
-        mergeLog(entries);
-      } catch {
-        // An older gateway has none to tell, and what the feed brings is shown all the same.
-      }
-    };
-    const unsubscribe = snapshots.subscribe(() => void ask());
-    const timer = FED.includes(level) ? 0 : setInterval(ask, ASK_EVERY);
-    return () => {
-      stop.abort();
-      unsubscribe();
-      clearInterval(timer);
-    };
-  }, [level]);
+  useAsking(async (signal) => {
+    try {
+      const path = `/api/v1/log?level=${level}&limit=1000`;
+      const { entries } = await get<{ entries: LogEntry[] }>(path, signal);
+      mergeLog(entries);
+    } catch {
+      // An older gateway has none to tell, and what the feed brings is shown all the same.
+    }
+  }, FED.includes(level) ? 0 : ASK_EVERY, [level]);
 }
