@@ -22,3 +22,10 @@ pub mod proxy;
 pub mod quota;
 pub mod senml;
 pub mod session;
+
+/// How many random worlds a test goes through that would like to see so `many`: a twentieth where it
+/// was built to be run under emulation (`cross/build --tests`).
+#[cfg(test)]
+const fn worlds(many: u64) -> u64 {
+    if option_env!("TIDEGATE_EMULATED").is_some() { many.div_ceil(20) } else { many }
+}

@@ -108,7 +108,7 @@ impl Mount {
         let begin = Instant::now();
         loop {
             match run(Command::new("mount").args(arguments).arg(dir)) {
-                Ok(()) => return Some(Self { dir: dir.into() }),
+                Ok(_) => return Some(Self { dir: dir.into() }),
                 // Another test may have taken the loop device that was free a moment ago.
                 Err(_) if begin.elapsed() < MOUNTING => sleep(Duration::from_millis(100)),
                 Err(error) => {
@@ -127,9 +127,12 @@ impl Drop for Mount {
     }
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+/// What it printed.
+fn run(command: &mut Command) -> Result<String, String> {
     match command.output() {
-        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
         Ok(output) => {
             Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
@@ -173,13 +176,14 @@ impl PowerDisk {
         self.work.path().join("disk")
     }
 
-    /// Shuts the file system down without its journal; false, with the reason printed, where that
-    /// cannot be done.
-    pub(crate) fn cut(&self) -> bool {
+    /// Shuts the file system down without its journal, and says when: nanoseconds of
+    /// `CLOCK_MONOTONIC`. None, with the reason printed, where that cannot be done.
+    pub(crate) fn cut(&self) -> Option<u64> {
         let helper = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/support/power_cut.py");
         run(Command::new("python3").arg(&helper).arg(self.dir()))
             .inspect_err(|error| skipped(error))
-            .is_ok()
+            .map(|said| said.trim().parse().unwrap())
+            .ok()
     }
 
     /// Unmounts and mounts again; nobody may have a file open.

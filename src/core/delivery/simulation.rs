@@ -10,6 +10,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::core::batch::{Reading, Value};
 use crate::core::clock::Base;
+use crate::core::worlds;
 
 const WINDOW: usize = 8;
 
@@ -435,7 +436,7 @@ fn settings() -> Settings {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_order_holds_through_outages_and_crashes() {
-    for seed in 0..60 {
+    for seed in 0..worlds(60) {
         let mut world = World::new(seed, settings());
         for _ in 0..40_000 {
             world.step(true);
@@ -447,7 +448,7 @@ fn nothing_acknowledged_is_lost_and_order_holds_through_outages_and_crashes() {
 
 #[test]
 fn live_first_loses_nothing_either() {
-    for seed in 0..20 {
+    for seed in 0..worlds(20) {
         let mut world = World::new(seed, Settings { live_first: true, ..settings() });
         for _ in 0..30_000 {
             world.step(true);
@@ -458,7 +459,7 @@ fn live_first_loses_nothing_either() {
 
 #[test]
 fn a_drain_rate_caps_the_drain_and_loses_nothing() {
-    for seed in 0..10 {
+    for seed in 0..worlds(10) {
         let mut world = World::new(seed, Settings { drain_rate: 50.0, ..settings() });
         for _ in 0..30_000 {
             world.step(true);

@@ -31,12 +31,18 @@ fn child_that_appends_until_it_is_killed() {
         let event = bench.event();
         let SpoolEvent::Durable { through } = event else { return say(format!("{event:?}\n")) };
         durable = through;
-        say(format!("durable {durable}\n"));
+        say(format!("durable {durable} {}\n", monotonic()));
         if durable % 1000 > 900 {
             bench.spool.release(durable - 300);
             say(format!("released {}\n", durable - 300));
         }
     }
+}
+
+/// Nanoseconds of the clock that all processes share (`CLOCK_MONOTONIC`).
+fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
 }
 
 pub(super) fn expected(position: Position) -> crate::core::batch::Batch {
@@ -47,6 +53,8 @@ pub(super) struct Writer {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     pub(super) durable: Position,
+    /// When it said so, of which position.
+    said_at: Vec<(u64, Position)>,
     pub(super) released: Position,
     pub(super) said: String,
 }
@@ -63,14 +71,17 @@ impl Writer {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, lines, durable: 0, released: 0, said: String::new() }
+        let said_at = Vec::new();
+        Self { child, lines, durable: 0, said_at, released: 0, said: String::new() }
     }
 
     /// Reads what the child says; none at its end.
     pub(super) fn line(&mut self) -> Option<()> {
         let line = self.lines.next()?.ok()?;
         if let Some(durable) = line.strip_prefix("durable ") {
+            let (durable, at) = durable.split_once(' ').unwrap();
             self.durable = durable.parse().unwrap();
+            self.said_at.push((at.parse().unwrap(), self.durable));
         } else if let Some(released) = line.strip_prefix("released ") {
             self.released = released.parse().unwrap();
         } else {
@@ -93,6 +104,12 @@ impl Writer {
         while begin.elapsed() < time {
             assert_eq!(self.line(), Some(()), "the child ended: {}", self.said);
         }
+    }
+
+    /// What it said of positions after `moment` does not count.
+    pub(super) fn forget_what_came_after(&mut self, moment: u64) {
+        let before = self.said_at.iter().rev().find(|(at, _)| *at < moment);
+        self.durable = before.map_or(0, |(_, durable)| *durable);
     }
 
     /// SIGKILL, and what was in the pipe still counts.
