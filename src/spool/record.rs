@@ -442,7 +442,8 @@ impl<'a> Decoder<'a> {
 
     fn length(&mut self) -> Result<usize, RecordError> {
         let length = self.integer()?;
-        usize::try_from(length).map_err(|_| RecordError::Bad("length"))
+        // What a 32-bit machine cannot count is not there either.
+        usize::try_from(length).map_err(|_| RecordError::Truncated)
     }
 
     fn text(&mut self) -> Result<CompactString, RecordError> {

@@ -15,6 +15,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How long mounting is tried.
 const MOUNTING: Duration = Duration::from_secs(2);
 
+/// The program with these tests, for those that start it once more: this one, or what
+/// `TIDEGATE_TESTS` names, since this machine cannot start by itself what is for another processor.
+pub(crate) fn these_tests() -> PathBuf {
+    let named = std::env::var_os("TIDEGATE_TESTS").map(PathBuf::from);
+    named.unwrap_or_else(|| std::env::current_exe().unwrap())
+}
+
 /// The wall clock, and how far it was set wrong.
 #[derive(Debug, Default)]
 pub(crate) struct TestClock(Mutex<f64>);

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::ports::{Ledger, LedgerEvent};
+use crate::storage::testing::these_tests;
 
 const CHILD: &str = "TIDEGATE_LEDGER_CHILD";
 /// Commands that are live at a time, more or less.
@@ -65,7 +66,7 @@ struct Writer {
 
 impl Writer {
     fn start(dir: &Path, durable: BTreeMap<u64, u32>) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(these_tests())
             .args(["--exact", "--nocapture", "--test-threads=1"])
             .arg("ledger::tests::crash::child_that_writes_until_it_is_killed")
             .env(CHILD, dir)

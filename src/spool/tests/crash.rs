@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::core::ids::Position;
 use crate::ports::{Spool, SpoolEvent};
+use crate::storage::testing::these_tests;
 
 const CHILD: &str = "TIDEGATE_SPOOL_CHILD";
 
@@ -61,7 +62,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn start(dir: &Path) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(these_tests())
             .args(["--exact", "--nocapture", "--test-threads=1"])
             .arg("spool::tests::crash::child_that_appends_until_it_is_killed")
             .env(CHILD, dir)
