@@ -33,6 +33,8 @@ use crate::core::ids::DeviceId;
 use crate::core::policy::{Pattern, Permissions};
 
 const HASH_PREFIX: &str = "sha256:";
+/// Of a device's token.
+const WRITER: &str = "tidegate device add";
 const KEYS: [&str; 7] =
     ["token", "previous", "created", "readings", "commands", "rate", "max_records"];
 
@@ -95,16 +97,10 @@ impl Registry {
     /// # Errors
     /// Everything that is wrong, each fault with its line.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Faults> {
-        let mut parser = Parser::new(text, file);
-        let (root, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            parser.faults.push(parser.source.syntax(error));
-        }
-        let mut devices = HashMap::new();
-        if errors.is_empty() {
-            parser.root(root.get_ref(), &mut devices);
-        }
-        parser.faults.or(Self { devices, has_file: true })
+        Parser::read(text, file, |parser, root, registry: &mut Self| {
+            registry.has_file = true;
+            parser.root(root, &mut registry.devices);
+        })
     }
 
     /// What `device` may do, if `token` is its own: the current one, or the one before within its
@@ -270,15 +266,30 @@ impl std::fmt::Debug for Hash {
 
 /// Reads a file of entries; for that of the users too.
 pub(super) struct Parser<'a> {
-    pub(super) source: Source<'a>,
-    pub(super) faults: Faults,
+    source: Source<'a>,
+    faults: Faults,
     /// Devices with the same patterns share one [`Permissions`]; by what they look like.
     shared: HashMap<String, Arc<Permissions>>,
 }
 
 impl<'a> Parser<'a> {
-    pub(super) fn new(text: &'a str, file: &'a Path) -> Self {
-        Self { source: Source::new(file, text), faults: Faults::default(), shared: HashMap::new() }
+    /// Has `read_root` read what the file's tables say, unless it is no TOML.
+    pub(super) fn read<T: Default>(
+        text: &'a str,
+        file: &'a Path,
+        read_root: impl FnOnce(&mut Self, &DeTable<'a>, &mut T),
+    ) -> Result<T, Faults> {
+        let source = Source::new(file, text);
+        let mut parser = Self { source, faults: Faults::default(), shared: HashMap::new() };
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            parser.faults.push(parser.source.syntax(error));
+        }
+        let mut value = T::default();
+        if errors.is_empty() {
+            read_root(&mut parser, root.get_ref(), &mut value);
+        }
+        parser.faults.or(value)
     }
 
     pub(super) fn fault(&mut self, span: Range<usize>, key: &str, problem: String, allowed: &str) {
@@ -317,7 +328,7 @@ impl<'a> Parser<'a> {
         for (key, value) in entry {
             let path = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
-                "token" => device.token = self.hash(&path, value),
+                "token" => device.token = self.hash(&path, value, WRITER),
                 "created" => device.created = self.date(&path, value),
                 "previous" => device.previous = self.previous(&path, value),
                 "readings" => permissions.readings = self.patterns(&path, value),
@@ -342,7 +353,7 @@ impl<'a> Parser<'a> {
         for (key, value) in table {
             let path = format!("{path}.{}", key.get_ref());
             match key.get_ref().as_ref() {
-                "token" => token = self.hash(&path, value),
+                "token" => token = self.hash(&path, value, WRITER),
                 "expires" => expires = self.date(&path, value),
                 unknown => self.unknown(key, &path, unknown, &["token", "expires"]),
             }
@@ -354,16 +365,22 @@ impl<'a> Parser<'a> {
         Some(Previous { token: token?, expires: expires? })
     }
 
-    fn hash(&mut self, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Hash> {
-        let allowed = "\"sha256:\" and 64 hexadecimal digits, as `tidegate device add` writes it";
+    /// The hash of a token, which the command `writer` writes.
+    pub(super) fn hash(
+        &mut self,
+        path: &str,
+        value: &Spanned<DeValue<'_>>,
+        writer: &str,
+    ) -> Option<Hash> {
+        let allowed = format!("\"sha256:\" and 64 hexadecimal digits, as `{writer}` writes it");
         let Some(text) = value.get_ref().as_str() else {
-            self.wrong_type(value, path, allowed);
+            self.wrong_type(value, path, &allowed);
             return None;
         };
         let hash = Hash::parse(text);
         if hash.is_none() {
             // The text is not repeated: it may be a token that was put here by mistake.
-            self.fault(value.span(), path, "is not the hash of a token".to_owned(), allowed);
+            self.fault(value.span(), path, "is not the hash of a token".to_owned(), &allowed);
         }
         hash
     }

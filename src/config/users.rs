@@ -35,6 +35,8 @@ use super::registry::{Hash, Parser};
 
 /// Most characters of a name.
 const NAME_MAX: usize = 64;
+/// Of a token.
+const WRITER: &str = "tidegate user token";
 const KINDS: [&str; 2] = ["users", "tokens"];
 
 /// What somebody may do; each role may what the ones before it may.
@@ -98,16 +100,10 @@ impl Users {
     /// # Errors
     /// Everything that is wrong, each fault with its line.
     pub fn parse(text: &str, file: &Path) -> Result<Self, Faults> {
-        let mut parser = Parser::new(text, file);
-        let (root, errors) = DeTable::parse_recoverable(text);
-        for error in &errors {
-            parser.faults.push(parser.source.syntax(error));
-        }
-        let mut users = Self { has_file: true, ..Self::default() };
-        if errors.is_empty() {
-            users.root(&mut parser, root.get_ref());
-        }
-        parser.faults.or(users)
+        Parser::read(text, file, |parser, root, users: &mut Self| {
+            users.has_file = true;
+            users.root(parser, root);
+        })
     }
 
     /// The user of that name.
@@ -229,7 +225,7 @@ impl Entry {
             match key.get_ref().as_ref() {
                 "role" => entry.role = role(parser, &path, value),
                 "password" if is_user => entry.password = password(parser, &path, value),
-                "token" if !is_user => entry.hash = hash(parser, &path, value),
+                "token" if !is_user => entry.hash = parser.hash(&path, value, WRITER),
                 "created" if !is_user => entry.created = parser.date(&path, value),
                 "expires" if !is_user => entry.expires = parser.date(&path, value),
                 unknown => parser.unknown(key, &path, unknown, known),
@@ -269,19 +265,6 @@ fn password(parser: &mut Parser<'_>, path: &str, value: &Spanned<DeValue<'_>>) -
     Password::parse(text)
         .map_err(|problem| parser.fault(value.span(), path, problem.into(), allowed))
         .ok()
-}
-
-fn hash(parser: &mut Parser<'_>, path: &str, value: &Spanned<DeValue<'_>>) -> Option<Hash> {
-    let allowed = "\"sha256:\" and 64 hexadecimal digits, as `tidegate user token` writes it";
-    let Some(text) = value.get_ref().as_str() else {
-        parser.wrong_type(value, path, allowed);
-        return None;
-    };
-    let hash = Hash::parse(text);
-    if hash.is_none() {
-        parser.fault(value.span(), path, "is not the hash of a token".to_owned(), allowed);
-    }
-    hash
 }
 
 /// Whether `name` can be the name of a user or a token.
