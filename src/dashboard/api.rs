@@ -12,7 +12,8 @@ use futures_util::stream;
 use serde::Serialize;
 
 use super::http::{Refusal, body, json};
-use super::hub::{DeviceList, Hub};
+use super::hub::Hub;
+use super::list::DeviceList;
 use super::render::{self, Filter};
 use super::slot::Slot;
 use crate::host::machine::Process;

@@ -23,6 +23,7 @@ mod gateway;
 mod history;
 mod http;
 mod hub;
+mod list;
 mod log;
 mod openapi;
 mod origin;
