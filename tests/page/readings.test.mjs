@@ -161,3 +161,23 @@ test('what came while the page was cut off is in the chart once it is back', asy
   await view.reads(card, /max 500/);
   view.forgive();
 });
+
+test('what was typed for a device that the gateway forgets over its restart waits for it', async () => {
+  const device = await connect('returning', { commands: ['identify'] });
+  device.send({ value: 17 });
+  const view = await stage.open('/#/devices/returning');
+  const { page } = view;
+  const command = page.getByLabel('Command', { exact: true });
+  await command.fill('half-typ');
+  await device.leave();
+  await stage.gateway.gateway.kill();
+  await view.link('lost');
+  await stage.gateway.startGateway();
+  await page.getByText('The gateway has forgotten this device.').waitFor();
+  assert.ok(!await page.getByText('17').first().isVisible(), 'what it sent is not shown as if it were now');
+
+  await connect('returning', { commands: ['identify'] });
+  await view.until(() => document.activeElement?.name === 'command');
+  assert.equal(await command.inputValue(), 'half-typ');
+  view.forgive();
+});

@@ -3,6 +3,7 @@
 import { useSignal } from '@preact/signals';
 
 import { texts } from '../../i18n/index.ts';
+import { Find } from '../../parts/find.tsx';
 import type { Device } from '../../state/fleet.ts';
 import { kindOf, ReadingCard, type Kind } from './card.tsx';
 import { RANGES, range, type Frame } from './frame.ts';
@@ -34,15 +35,7 @@ export function Readings({ device, frame }: { device: Device; frame: Frame }) {
     <section class="readings" aria-labelledby="readings-title">
       <div class="time-bar">
         <h3 id="readings-title" tabIndex={-1}>{words.readings}</h3>
-        {names.length >= MANY && (
-          <input
-            type="search"
-            placeholder={words.search(names.length)}
-            aria-label={words.search(names.length)}
-            value={search.value}
-            onInput={(event) => { search.value = event.currentTarget.value; }}
-          />
-        )}
+        {names.length >= MANY && <Find name={words.search(names.length)} sought={search} />}
         <TimeControls frame={frame} />
       </div>
       <p id="chart-keys" class="unseen">{words.chart.keys}</p>

@@ -3,7 +3,7 @@
 import { useEffect, useMemo, useRef } from 'preact/hooks';
 
 import { texts } from '../../i18n/index.ts';
-import { fleet, roster } from '../../state/fleet.ts';
+import { fleet, roster, type Device } from '../../state/fleet.ts';
 import { connection, snapshots } from '../../state/gateway.ts';
 import { href } from '../../state/router.ts';
 import { Commands } from './commands.tsx';
@@ -23,54 +23,75 @@ export function DeviceView({ id }: { id: string }) {
   const detail = useDetail(id).value;
   // Whether it comes or goes.
   void roster.value;
-  const device = fleet.get(id);
-  const seen = useRef(false);
-  if (device) seen.current = true;
+  const present = fleet.get(id);
+  // After its own start the gateway knows some devices only once they are back. What was typed for
+  // one, and where the focus was, waits for it; what it sent is not shown as long as it is gone.
+  const known = useRef<Device>();
+  known.current = present ?? known.current;
+  const device = known.current;
+  const focused = useRef<EventTarget | null>(null);
 
-  const shown = device !== undefined;
+  const shown = present !== undefined;
   useEffect(() => {
     if (!shown) return;
-    if (opened !== location.hash) document.getElementById('device-title')?.focus({ preventScroll: true });
+    const before = focused.current;
+    if (before instanceof HTMLElement && before.isConnected) {
+      if (document.activeElement === document.body) before.focus({ preventScroll: true });
+    } else if (opened !== location.hash) {
+      document.getElementById('device-title')?.focus({ preventScroll: true });
+    }
     opened = null;
   }, [shown]);
 
   const back = <a class="back" href={href({ view: 'overview' })}>{words.back}</a>;
-  if (!device) {
-    const waiting = snapshots.value === 0;
-    return (
-      <section class="device" aria-labelledby="device-title">
-        {back}
-        <header class="device-head"><h2 id="device-title" tabIndex={-1}>{id}</h2></header>
-        <div class="gone" role="status">
-          {waiting ? <p>{connection.value.state === 'lost' ? words.unreachable : words.loading}</p> : (
-            <>
-              <p><b>{seen.current ? words.forgotten : words.unknown}</b></p>
-              <p>{seen.current ? words.forgottenWhy : words.unknownWhy}</p>
-            </>
-          )}
-        </div>
-      </section>
-    );
-  }
   return (
-    <section class="device" aria-labelledby="device-title">
-      <div class="ways">
-        {back}
-        <nav class="jumps" aria-label={words.parts}>
-          <Jump to="readings-title">{words.readings}</Jump>
-          <Jump to="commands-title">{words.commands.title}</Jump>
-          <Jump to="connection-title">{words.connection.title}</Jump>
-        </nav>
-      </div>
-      <Head device={device} />
-      <div class="columns">
-        <Readings device={device} frame={frame} />
-        <div class="side">
-          <Commands device={device} />
-          <ConnectionFacts detail={detail === 'unknown' ? null : detail} />
+    <section class="device" aria-labelledby={shown ? 'device-title' : 'absent-title'}>
+      {!shown && (
+        <>
+          {back}
+          <Absent id={id} before={device !== undefined} />
+        </>
+      )}
+      {device && (
+        <div hidden={!shown} onFocusIn={(event) => { focused.current = event.target; }}>
+          <div class="ways">
+            {back}
+            <nav class="jumps" aria-label={words.parts}>
+              <Jump to="readings-title">{words.readings}</Jump>
+              <Jump to="commands-title">{words.commands.title}</Jump>
+              <Jump to="connection-title">{words.connection.title}</Jump>
+            </nav>
+          </div>
+          <Head device={device} />
+          <div class="columns">
+            <Readings device={device} frame={frame} />
+            <div class="side">
+              <Commands device={device} />
+              <ConnectionFacts detail={detail === 'unknown' ? null : detail} />
+            </div>
+          </div>
         </div>
-      </div>
+      )}
     </section>
+  );
+}
+
+/** `before`: whether it has been there while this view was open. */
+function Absent({ id, before }: { id: string; before: boolean }) {
+  const words = texts.value.device;
+  const waiting = snapshots.value === 0;
+  return (
+    <>
+      <header class="device-head"><h2 id="absent-title" tabIndex={-1}>{id}</h2></header>
+      <div class="gone" role="status">
+        {waiting ? <p>{connection.value.state === 'lost' ? words.unreachable : words.loading}</p> : (
+          <>
+            <p><b>{before ? words.forgotten : words.unknown}</b></p>
+            <p>{before ? words.forgottenWhy : words.unknownWhy}</p>
+          </>
+        )}
+      </div>
+    </>
   );
 }
 

@@ -6,6 +6,7 @@ import { ApiError, get } from '../../api/rest.ts';
 import type { AuditEntry } from '../../api/types.ts';
 import { moment, utc } from '../../format/times.ts';
 import { locale, texts } from '../../i18n/index.ts';
+import { Find } from '../../parts/find.tsx';
 import { useAsking } from '../../state/asking.ts';
 import { gatewayTime } from '../../state/clock.ts';
 import { connection } from '../../state/gateway.ts';
@@ -36,15 +37,7 @@ export function Audit() {
       <div class="tools">
         <h3 id="audit-title">{words.title}</h3>
         <span class="note">{words.newest(shown.value.length)}</span>
-        <input
-          type="search"
-          aria-label={words.find}
-          placeholder={words.find}
-          value={find.value}
-          onInput={(event) => {
-            find.value = event.currentTarget.value;
-          }}
-        />
+        <Find name={words.find} sought={find} />
       </div>
       {fault.value !== null && <p class="none" role="status">{words.fault(fault.value)}</p>}
       {known !== null && shown.value.length === 0 && <p class="none">{find.value ? words.noneFound : words.none}</p>}

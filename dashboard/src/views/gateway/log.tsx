@@ -6,6 +6,7 @@ import { useLayoutEffect, useRef } from 'preact/hooks';
 import { get } from '../../api/rest.ts';
 import type { Level, LogEntry } from '../../api/types.ts';
 import { texts } from '../../i18n/index.ts';
+import { Find } from '../../parts/find.tsx';
 import { useAsking } from '../../state/asking.ts';
 import { log, mergeLog, type Line } from '../../state/log.ts';
 import { fits, LEVELS } from './filter.ts';
@@ -58,15 +59,7 @@ export function Log() {
             {LEVELS.map((one) => <option key={one} value={one}>{words.levels[one]}</option>)}
           </select>
         </label>
-        <input
-          type="search"
-          aria-label={words.find}
-          placeholder={words.find}
-          value={find.value}
-          onInput={(event) => {
-            find.value = event.currentTarget.value;
-          }}
-        />
+        <Find name={words.find} sought={find} />
         <button
           type="button"
           onClick={() => {
