@@ -10,6 +10,17 @@ need() {
     local command=$1
     shift
     command -v "$command" >/dev/null && return
+    # Not two at once: apt does not wait for itself.
+    (
+        flock 9
+        install_for "$command" "$@"
+    ) 9>"${TMPDIR:-/tmp}/tidegate-need-$(id -u)"
+}
+
+install_for() {
+    local command=$1
+    shift
+    command -v "$command" >/dev/null && return
     echo "installing $*"
     # Debian starts a service when its package is installed; the tests start their own.
     local policy=/usr/sbin/policy-rc.d made=
