@@ -19,9 +19,14 @@ test('two thousand devices: few of them are in the document, and the page goes o
   const nodes = () => page.evaluate(() => document.querySelectorAll('*').length);
   assert.ok(await nodes() < 4000, `${await nodes()} elements`);
 
-  // From the top to the end in steps, one a frame; how long the longest frame was.
-  const { longest, frames, bottom } = await page.evaluate(async () => {
+  // From the top to the end in steps, one a frame; how long the longest frame was, and what the browser
+  // calls long tasks, of over 50 ms.
+  const { longest, frames, tasks, bottom } = await page.evaluate(async () => {
     const frame = () => new Promise((resolve) => { requestAnimationFrame(resolve); });
+    const tasks = [];
+    const keep = (list) => tasks.push(...list.map(({ duration }) => Math.round(duration)));
+    const observer = new PerformanceObserver((list) => keep(list.getEntries()));
+    observer.observe({ type: 'longtask' });
     let [last, longest, frames] = [await frame(), 0, 0];
     const began = last;
     while (last - began < 4000) {
@@ -31,9 +36,11 @@ test('two thousand devices: few of them are in the document, and the page goes o
       last = now;
       frames += 1;
     }
-    return { longest, frames, bottom: scrollY };
+    keep(observer.takeRecords());
+    return { longest, frames, tasks, bottom: scrollY };
   });
-  t.diagnostic(`${frames} frames in 4 s, the longest ${Math.round(longest)} ms, ${await nodes()} elements`);
+  const long = tasks.length > 0 ? `tasks of ${tasks.join(', ')} ms` : 'no long task';
+  t.diagnostic(`${frames} frames in 4 s, the longest ${Math.round(longest)} ms; ${long}; ${await nodes()} elements`);
   assert.ok(bottom > 5000, 'there was little to scroll');
   // A page that draws every device anew takes seconds for a frame.
   assert.ok(longest < 1500, `a frame took ${longest} ms`);
