@@ -226,10 +226,8 @@ async fn a_broker_that_forgot_the_session_gets_what_it_did_not_acknowledge() {
     let mut device = fifteen_in_flight(&bench).await;
     bench.broker.kill();
     // Until then PUBACKs that it wrote before its end may be on their way.
-    until("the connection is gone", async || {
-        bench.gateway.metric("tidegate_uplink_up").await == 0
-    })
-    .await;
+    until("the connection is gone", async || bench.gateway.metric("tidegate_uplink_up").await == 0)
+        .await;
     let before = bench.proxy.readings().len();
     bench.proxy.set(Mode::Forward);
     bench.broker.restart().await;
