@@ -331,9 +331,10 @@ impl<P: Publisher, S: Spool, L: Ledger> Engine<P, S, L> {
             }
         }
         let (gaps, duplicates) = self.delivery.counts();
-        if before != (gaps, duplicates)
-            && let Some(opened) = self.links.get(&session)
-        {
+        if before == (gaps, duplicates) {
+            return;
+        }
+        if let Some(opened) = self.links.get(&session) {
             self.shared.feed.irregular(&opened.device, gaps - before.0, duplicates - before.1);
         }
     }

@@ -139,9 +139,8 @@ impl Manager {
             UplinkState::Connecting => "connecting",
             UplinkState::Disconnected => "away",
         };
-        if uplink.state != UplinkState::Connected
-            && let Some(reason) = uplink.last_error
-        {
+        let connected = uplink.state == UplinkState::Connected;
+        if let Some(reason) = uplink.last_error.filter(|_| !connected) {
             line += " (";
             // A line is a line.
             line.extend(reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(REASON));

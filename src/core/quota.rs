@@ -161,9 +161,8 @@ impl Connections {
     /// One that was counted has gone; of `origin`, if it was placed.
     pub fn close(&mut self, origin: Option<Origin>) {
         self.total = self.total.saturating_sub(1);
-        if let Some(origin) = origin
-            && let Some(count) = self.by_origin.get_mut(&origin)
-        {
+        let Some(origin) = origin else { return };
+        if let Some(count) = self.by_origin.get_mut(&origin) {
             *count -= 1;
             if *count == 0 {
                 self.by_origin.remove(&origin);

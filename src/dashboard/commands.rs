@@ -96,9 +96,8 @@ async fn ended(book: &CommandBook, mut record: Arc<Record>, wait: Duration) -> A
     let mut changes = book.watch();
     loop {
         // One that has gone from the ledger meanwhile stays as it was seen last.
-        if let Some(newer) = book.find(Some(&record.device), &record.id)
-            && newer.number == record.number
-        {
+        let newer = book.find(Some(&record.device), &record.id);
+        if let Some(newer) = newer.filter(|newer| newer.number == record.number) {
             record = newer;
         }
         if record.state().is_final() {
@@ -124,9 +123,8 @@ pub(super) async fn list(
     query: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Response<Body>, Refusal> {
     let Query(wanted) = query.map_err(|rejection| bad(rejection.body_text()))?;
-    if let Some(state) = &wanted.state
-        && !command::State::ALL.iter().any(|known| known.as_str() == state)
-    {
+    let is_one = |state: &String| command::State::ALL.iter().any(|known| known.as_str() == state);
+    if wanted.state.as_ref().is_some_and(|state| !is_one(state)) {
         let known: Vec<_> = command::State::ALL.iter().map(|state| state.as_str()).collect();
         return Err(bad(format!("state is one of {}", known.join(", "))));
     }

@@ -111,10 +111,9 @@ impl View {
     pub(super) fn document(&self, context: &Context) -> Bytes {
         let now = Instant::now();
         let mut answer = lock(&self.answer);
-        if let Some((then, bytes)) = &*answer
-            && now.duration_since(*then) < FRESH
-        {
-            return bytes.clone();
+        match &*answer {
+            Some((then, bytes)) if now.duration_since(*then) < FRESH => return bytes.clone(),
+            _ => {}
         }
         let bytes = Bytes::from(render::text(&self.look(context)));
         *answer = Some((now, bytes.clone()));

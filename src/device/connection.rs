@@ -99,11 +99,12 @@ pub(crate) async fn drive(mut connection: Box<Connection>) {
 }
 
 async fn finish(connection: Box<Connection>, end: End, link: Arc<Link>) {
-    if let End::Close(close) = &end
-        && !close.is_farewell()
-    {
-        let device = connection.session.device();
-        connection.shared().show_refused(device, close.code, &close.reason);
+    match &end {
+        End::Close(close) if !close.is_farewell() => {
+            let device = connection.session.device();
+            connection.shared().show_refused(device, close.code, &close.reason);
+        }
+        _ => {}
     }
     let (websocket, presence, slot, submission) = connection.into_parts();
     // What a device sent before it went is handed on like everything else, unless the gateway
@@ -200,9 +201,8 @@ impl Connection {
             if let Poll::Ready(resume) = self.greeting.poll(cx, &mut self.presence) {
                 self.greeted(resume?, now);
             }
-            if let Some(submission) = &mut self.submission
-                && let Poll::Ready(submitted) = submission.as_mut().poll(cx)
-            {
+            let submitted = self.submission.as_mut().map(|submission| submission.as_mut().poll(cx));
+            if let Some(Poll::Ready(submitted)) = submitted {
                 self.submission = None;
                 submitted.map_err(|EngineGone| End::Close(restarting()))?;
             }
@@ -297,10 +297,9 @@ impl Connection {
         if self.paused {
             self.heartbeat.heard(now);
         }
-        if let Rest::Until(rested, with) = self.rest
-            && rested <= now
-        {
-            self.rest = Rest::Over(with);
+        match self.rest {
+            Rest::Until(rested, with) if rested <= now => self.rest = Rest::Over(with),
+            _ => {}
         }
         match self.heartbeat.beat(now, &self.presence.shared().rules) {
             Beat::Wait => {}

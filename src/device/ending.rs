@@ -76,9 +76,7 @@ pub(crate) async fn part(mut websocket: WebSocket, end: End, slot: Slot) {
         // Whether it arrives is the device's affair.
         let mut message = Some(Message::Close(Some(frame)));
         let sent = poll_fn(|cx| {
-            if let Some(message) = message.take()
-                && websocket.queue(cx, message).is_err()
-            {
+            if message.take().is_some_and(|message| websocket.queue(cx, message).is_err()) {
                 return Poll::Ready(());
             }
             websocket.poll_flush(cx).map(drop)

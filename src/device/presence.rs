@@ -140,12 +140,13 @@ impl Drop for Presence {
     /// For a task that ends without [`Self::leave`]: by a panic, or with the runtime.
     fn drop(&mut self) {
         self.forget();
-        if self.stage == Stage::Closing
-            && let Err(TrySendError::Full(closed)) =
-                self.shared.context.events.try_send(self.closed())
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let events = self.shared.context.events.clone();
+        if self.stage != Stage::Closing {
+            return;
+        }
+        let events = &self.shared.context.events;
+        let Err(TrySendError::Full(closed)) = events.try_send(self.closed()) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let events = events.clone();
             runtime.spawn(async move { events.send(closed).await });
         }
     }

@@ -103,10 +103,8 @@ impl Audit {
     pub fn note(&self, entry: Entry) {
         let entry = entry.stamped();
         tell(&entry);
-        if let Some((sender, _)) = &self.writer
-            && let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-                sender.try_send(entry)
-        {
+        let Some((sender, _)) = &self.writer else { return };
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = sender.try_send(entry) {
             tracing::error!("an entry is missing in audit.log: its disk does not keep up");
         }
     }

@@ -284,9 +284,8 @@ impl Session {
         let Some(requests) = self.requests.as_mut().filter(|requests| requests.is_due()) else {
             return;
         };
-        if let Some(pkid) = self.window.send(Owner::Subscription)
-            && let Some(filter) = requests.subscribe()
-        {
+        let Some(pkid) = self.window.send(Owner::Subscription) else { return };
+        if let Some(filter) = requests.subscribe() {
             self.wire.subscribe(pkid, filter, &mut self.pipe.outbox);
         }
     }

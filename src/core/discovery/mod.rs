@@ -364,10 +364,9 @@ impl Discovery {
         let first = self.under_way.iter().min().copied().unwrap_or(self.next);
         while self.leaving.front().is_some_and(|(last, _)| *last < first) {
             let Some((_, id)) = self.leaving.pop_front() else { return };
-            if self.devices.get(&id).is_some_and(|device| device.removed && !device.queued)
-                && let Some(device) = self.devices.remove(&id)
-            {
-                self.entities -= 1 + device.entities.len();
+            if self.devices.get(&id).is_some_and(|device| device.removed && !device.queued) {
+                let gone = self.devices.remove(&id);
+                self.entities -= gone.map_or(0, |device| 1 + device.entities.len());
             }
         }
     }
@@ -391,9 +390,7 @@ impl Discovery {
                 return taken;
             }
             device.queued = false;
-            if let Some(id) = self.queue.pop_front()
-                && device.removed
-            {
+            if let Some(id) = self.queue.pop_front().filter(|_| device.removed) {
                 self.leaving.push_back((self.next.saturating_sub(1), id));
             }
         }
