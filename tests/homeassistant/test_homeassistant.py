@@ -73,8 +73,12 @@ class HomeAssistant:
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
         self.client.on_message = self.message
         self.client.on_connect = lambda client, *_: client.subscribe([("#", 1)])
+        # Readings are not retained: those of before would be missed.
+        subscribed = threading.Event()
+        self.client.on_subscribe = lambda *_: subscribed.set()
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
+        assert subscribed.wait(DEADLINE), "the broker answers no SUBSCRIBE"
 
     def message(self, _client, _data, message):
         topic, payload = message.topic, message.payload.decode()
